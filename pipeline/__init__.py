@@ -1,0 +1,1 @@
+"""Rollouts -> credit -> update."""

@@ -1,0 +1,205 @@
+"""The configuration: YAML + dotted overrides -> frozen pydantic models; every key has a reader, an unknown key is an error.
+
+Knows the names of the knobs, nothing of what they do.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from sandbox import Limits
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The model that acts and learns."""
+
+    path: Path
+    """Folder with config.json, tokenizer and safetensors (a Hugging Face id works where there is internet access)."""
+    context: int = Field(2048, ge=64)
+    """Tokens of one episode, prompt and observations included; a full context ends the episode."""
+    rope_yarn: float = Field(1.0, ge=1.0)
+    """YaRN factor, set in training and in vLLM alike."""
+
+
+class TasksConfig(Section):
+    """Which tasks are attempted."""
+
+    suite: Path
+    split: str = "train"
+    limit: int | None = Field(None, ge=1)
+    shuffle_seed: int = 0
+
+
+class SandboxConfig(Section):
+    """Where the commands run."""
+
+    backend: Literal["auto", "docker", "bubblewrap"] = "auto"
+    concurrency: int = Field(8, ge=1)
+    """Machines open at once."""
+    memory_mb: int = Field(2048, ge=64)
+    pids: int = Field(256, ge=16)
+    cpus: float = Field(1.0, gt=0)
+    disk_mb: int = Field(512, ge=16)
+    output_bytes: int = Field(65_536, ge=256)
+    command_seconds: float = Field(60.0, gt=0)
+    episode_seconds: float = Field(1800.0, gt=0)
+
+    @property
+    def limits(self) -> Limits:
+        """The part that a backend needs."""
+        return Limits(
+            memory_mb=self.memory_mb,
+            pids=self.pids,
+            cpus=self.cpus,
+            disk_mb=self.disk_mb,
+            output_bytes=self.output_bytes,
+            command_seconds=self.command_seconds,
+            episode_seconds=self.episode_seconds,
+        )
+
+
+class RolloutConfig(Section):
+    """How episodes are made. Every decoding knob but temperature is off, and is sent explicitly with each request."""
+
+    policy: str = "model"
+    """"model" (the served model), "gold" (the scripted expert), "noop", or "script:FILE"."""
+    tasks_per_step: int = Field(8, ge=1)
+    group_size: int = Field(8, ge=1)
+    max_turns: int = Field(8, ge=1)
+    max_new_tokens: int = Field(256, ge=1)
+    """Per turn."""
+    temperature: float = Field(1.0, gt=0)
+    format_errors: int = Field(3, ge=1)
+    """Malformed turns in a row that end the episode (Stop.FORMAT)."""
+    observation_chars: int = Field(1500, ge=100)
+    """What the model sees of one command's output: head and tail."""
+    infra_retries: int = Field(2, ge=0)
+
+
+class CreditConfig(Section):
+    """Rewards -> advantages (pipeline/credit.py)."""
+
+    kind: Literal["episode", "episode_no_std", "leave_one_out"] = "episode"
+    length_threshold: int = Field(10, ge=1)
+    """L_thr: turns from which the length penalty falls from 0 to -1 at rollout.max_turns; >= max_turns switches it off."""
+    length_penalty_on: Literal["all", "resolved"] = "all"
+    filter_on: Literal["outcome", "shaped"] = "outcome"
+    """A group whose outcomes (or shaped rewards) are all equal carries no signal and is dropped."""
+    truncated: Literal["keep", "drop"] = "keep"
+    """Episodes that a limit ended: kept, as negative examples of looping (finding F1), or left out."""
+    min_graded: int = Field(2, ge=2)
+    """A group with fewer graded episodes is dropped."""
+
+
+class LossConfig(Section):
+    """The objective (pipeline/loss.py)."""
+
+    eps_low: float = Field(0.2, ge=0, lt=1)
+    eps_high: float = Field(0.3, ge=0)
+    aggregation: Literal["token", "group"] = "token"
+    """Mean over all sampled tokens of the batch (DAPO), or of each group and then over groups."""
+    old_logprobs: Literal["learner", "engine"] = "learner"
+    """pi_old recomputed by the learner before the first minibatch, or the engine's own."""
+    correction: Literal["off", "truncate"] = "off"
+    """Train-inference correction: weight min(pi_learner_old / pi_engine, correction_cap) per token, detached."""
+    correction_cap: float = Field(2.0, gt=0)
+
+
+class OptimConfig(Section):
+    """AdamW and its schedule."""
+
+    lr: float = Field(1e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    batch_episodes: int = Field(128, ge=1)
+    """Samples of one optimiser step: an iteration with more takes several."""
+
+
+class LearnerConfig(Section):
+    """The DeepSpeed engine."""
+
+    ranks: int = Field(1, ge=1)
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward pass; master weights are always fp32."""
+    micro_tokens: int = Field(2048, ge=64)
+    """Token budget of one micro-batch, padding included."""
+    head_chunk: int = Field(1024, ge=1)
+    """Tokens whose logits exist at one time."""
+    activation_checkpointing: bool = False
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    seed: int = 0
+
+
+class PolicyConfig(Section):
+    """The engine that samples."""
+
+    url: str | None = None
+    """A running vLLM server; None starts one."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    max_requests: int = Field(32, ge=1)
+    memory_gb: float = Field(2.0, gt=0)
+    """KV-cache on the CPU; on a GPU the fraction below."""
+    gpu_fraction: float = Field(0.9, gt=0, le=1)
+    tensor_parallel: int = Field(1, ge=1)
+    publish_tolerance: float = Field(0.08, gt=0)
+    """Mean |log p(learner) - log p(engine)| over probe tokens after a publish; above it the run stops."""
+    seed: int = 0
+
+
+class TrainConfig(Section):
+    """The loop."""
+
+    steps: int = Field(1, ge=0)
+    save_every: int = Field(1, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    seed: int = 0
+
+
+class RftConfig(Section):
+    """Rejection fine-tuning: passing demonstrations, malformed turns masked."""
+
+    episodes: Path | None = None
+    """Run folder with the demonstrations."""
+    epochs: int = Field(1, ge=1)
+    lr: float = Field(5e-6, gt=0)
+    batch_episodes: int = Field(64, ge=1)
+    warmup_steps: int = Field(10, ge=0)
+
+
+class Placement(Section):
+    """What `greengrad plan` computes with."""
+
+    nodes: int = Field(1, ge=1)
+    gpus_per_node: int = Field(0, ge=0)
+    gpu_memory_gb: float = Field(80.0, gt=0)
+    parameters_b: float | None = Field(None, gt=0)
+    """Billions of parameters; read from the model folder where it is at hand."""
+
+
+class Config(Section):
+    """A whole run: what `greengrad train` and `greengrad rollout` read."""
+
+    name: str = "run"
+    model: ModelConfig | None = None
+    tasks: TasksConfig
+    sandbox: SandboxConfig = SandboxConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    credit: CreditConfig = CreditConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    learner: LearnerConfig = LearnerConfig()
+    policy: PolicyConfig = PolicyConfig()
+    train: TrainConfig = TrainConfig()
+    rft: RftConfig | None = None
+    placement: Placement = Placement()

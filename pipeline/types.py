@@ -1,0 +1,193 @@
+"""The nouns of the pipeline (ToolCall ... Batch, plain frozen data) and its two seams (Policy, Learner).
+
+Tokens are the truth, text is a view: sampled ids, engine log-probs and the policy version of every token are kept,
+and nothing is ever tokenised a second time for training.
+
+    Group                      the G episodes of one task at one step
+      Episode                  one attempt, until Stop, then graded
+        Turn                   prompt ids -> Completion -> ToolCall (or a format error) -> observation
+    Sample                     one row for the learner: ids, mask of sampled tokens, engine log-probs, advantages
+    Batch                      the samples of one optimiser step
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tasks import Verdict
+
+
+class Stop(StrEnum):
+    """Why an episode ended."""
+
+    SUBMITTED = "submitted"
+    MAX_TURNS = "max_turns"
+    CONTEXT_FULL = "context_full"
+    TIME = "time"
+    FORMAT = "format"
+    """Too many malformed turns in a row."""
+    RESOURCE = "resource"
+    """The agent used up or killed its own machine."""
+    INFRA = "infra"
+    """The machine, engine or daemon failed: not graded, absent from every statistic of its group."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One action: {"name": "edit", "arguments": {"path": "a.py", "old": "x", "new": "y"}}."""
+
+    name: str
+    arguments: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the policy sampled: ids (with the end-of-turn id where it was sampled), one log-prob and one weight version per id."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """log p of each id under the engine, at the sampling temperature."""
+    text: str
+    version: int
+    """The number of publishes that the weights had seen."""
+    stopped: bool
+    """False where the token limit cut it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """prompt ids -> completion -> call or format error -> observation."""
+
+    prompt: tuple[int, ...]
+    """Every id that the policy saw, from the start of the context."""
+    completion: Completion
+    call: ToolCall | None
+    """None where the completion was malformed; the observation then says why."""
+    observation: str
+    seconds_model: float = 0.0
+    seconds_tool: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One attempt at a task. reward None = not graded (INFRA); 0.0 = graded zero."""
+
+    episode_id: str
+    group_id: str
+    instance_id: str
+    turns: tuple[Turn, ...]
+    stop: Stop
+    patch: str
+    verdict: Verdict | None
+    error: str = ""
+    """For INFRA and RESOURCE: what failed, in one line."""
+    retries: int = 0
+    """How many earlier attempts the infrastructure ate."""
+    seconds: float = 0.0
+
+    @property
+    def reward(self) -> float | None:
+        """The verdict's reward; None where there is none."""
+        return self.verdict.reward if self.verdict else None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The episodes of one task at one step; INFRA episodes stay in the record, out of the statistics."""
+
+    group_id: str
+    instance_id: str
+    step: int
+    episodes: tuple[Episode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row for the learner. All arrays have shape (T,), T = tokens of the row.
+
+    Example: prompt [5, 6], sampled [7, 2], observation [8], sampled [9]:
+        ids [5, 6, 7, 2, 8, 9], mask [0, 0, 1, 1, 0, 1], logprobs_T and advantages_T are 0 where mask is 0.
+    """
+
+    episode_id: str
+    group_id: str
+    ids_T: np.ndarray
+    """int64"""
+    mask_T: np.ndarray
+    """bool: the policy sampled this token and it carries loss"""
+    logprobs_T: np.ndarray
+    """float32: engine log-probs"""
+    advantages_T: np.ndarray
+    """float32"""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The samples of one optimiser step, with what was left out and why."""
+
+    samples: tuple[Sample, ...]
+    metrics: dict[str, float] = field(default_factory=dict)
+    """batch/mixed_groups, batch/dropped_constant, batch/infra_episodes, reward/mean ..."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that carry loss, over all samples: the denominator of the token mean."""
+        return int(sum(sample.mask_T.sum() for sample in self.samples))
+
+
+class PolicyError(Exception):
+    """The engine failed (unreachable, died, answered nonsense). Infrastructure: never a reward of 0."""
+
+
+class Policy(Protocol):
+    """What acts: token ids in, token ids and log-probs out."""
+
+    version: int
+    """The number of publishes that its weights have seen."""
+
+    async def sample(self, prompt: Sequence[int], max_tokens: int) -> Completion:
+        """One completion; PolicyError when the engine fails."""
+        ...
+
+    async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+        """log p(ids[t] | ids[:t]) for t >= 1, shape (T,) float32, 0 at t = 0; at the sampling temperature."""
+        ...
+
+    async def load(self, folder: Path, version: int) -> None:
+        """Take the weights of a safetensors folder, without a restart."""
+        ...
+
+    async def close(self) -> None:
+        """Stop what this policy started."""
+        ...
+
+
+class Learner(Protocol):
+    """What learns."""
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One pass over the batch (one or more optimiser steps); metrics with keys loss/..., optim/..."""
+        ...
+
+    def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """log p of each token under the current weights, shape (T,) each, 0 at t = 0; at the sampling temperature."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write safetensors that transformers and vLLM load."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint: weights, optimiser, schedule, step."""
+        ...
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint."""
+        ...
+
+    def close(self) -> None:
+        """Stop the ranks."""
+        ...

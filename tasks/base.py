@@ -1,0 +1,79 @@
+"""What is to be solved and how it ended: Task and Verdict; knows a sandbox image, no model."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from sandbox import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One benchmark instance, as SWE-bench 5 defines it (task.yaml, tests.json, patches and eval.sh of a task folder)."""
+
+    instance_id: str
+    repo: str
+    version: str
+    base_commit: str
+    problem_statement: str
+    image: Image
+    gold_patch: str
+    test_patch: str
+    eval_script: str
+    """The whole evaluation as bash: restores and applies the tests, prints the log between the official markers."""
+    log_parser: str
+    """Name of a parser in the swebench package's registry, e.g. parse_log_pytest."""
+    fail_to_pass: tuple[str, ...]
+    pass_to_pass: tuple[str, ...]
+    eval_type: str = "pass_and_fail"
+    split: str = "test"
+    hints: str = ""
+    test_seconds: float = 1800.0
+    """Time limit of one run of eval_script."""
+    files: tuple[str, ...] = ()
+    """Paths that the gold patch touches."""
+
+
+class Outcome(StrEnum):
+    """The table of outcomes (README, "What counts as what")."""
+
+    RESOLVED = "resolved"
+    UNRESOLVED = "unresolved"
+    NO_PATCH = "no_patch"
+    PATCH_INVALID = "patch_invalid"
+    TESTS_TIMEOUT = "tests_timeout"
+    SUSPECT = "suspect"
+    INFRA = "infra"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a patch was graded, in a fresh sandbox, from the patch alone."""
+
+    instance_id: str
+    outcome: Outcome
+    reason: str = ""
+    """One line for a person: why it is not resolved, which hunks were dropped, what failed in the machine."""
+    tests: dict[str, str] = field(default_factory=dict)
+    """Test id -> status, as the official parser reads the log."""
+    seconds: float = 0.0
+    log: str = ""
+    """The evaluation's output (decoded with replacement)."""
+    dropped: tuple[str, ...] = ()
+    """Paths whose hunks were left out because they could decide the grade (tests, conftest.py, setup.cfg, *.pth ...)."""
+
+    @property
+    def reward(self) -> float | None:
+        """1.0 resolved, 0.0 graded and not resolved, None when the machine failed: not graded."""
+        if self.outcome is Outcome.INFRA:
+            return None
+        return float(self.outcome is Outcome.RESOLVED)
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """The tasks of one folder, with the rows that could not be read (id or file -> what is wrong)."""
+
+    path: Path
+    tasks: tuple[Task, ...]
+    broken: dict[str, str] = field(default_factory=dict)
