@@ -1,0 +1,233 @@
+"""Groups -> credit -> Samples, and Samples -> padded micro-batches for the ranks; numpy only, knows no model and no optimiser.
+
+Shapes: G graded episodes of a group, N turns, T tokens of a sample, S samples, B rows of a micro-batch (T then its longest row).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, assert_never
+
+import numpy as np
+
+from .config import CreditConfig
+from .credit import Outcomes, assign_credit, has_signal, shape_rewards
+from .types import Batch, Episode, Group, Sample, Stop, Turn
+
+TRUNCATED = frozenset({Stop.MAX_TURNS, Stop.CONTEXT_FULL, Stop.TIME})
+"""Episodes that a limit ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreditedGroup:
+    """One group after credit: what counted, what became of it, and its samples (none unless kept)."""
+
+    graded: tuple[Episode, ...]
+    infra: int
+    fate: Literal["kept", "constant", "too_few"]
+    mixed: bool
+    """The graded outcomes differ."""
+    shaped_G: np.ndarray
+    samples: tuple[Sample, ...]
+
+
+def build_batch(groups: Sequence[Group], config: CreditConfig, max_turns: int) -> Batch:
+    """The samples of all groups that carry a signal; `samples == ()` means "skipped: no signal", never an error."""
+    credited = [credit_group(group, config, max_turns) for group in groups]
+    samples = tuple(sample for group in credited for sample in group.samples)
+    return Batch(samples, measure_groups(credited) | measure_samples(samples))
+
+
+def credit_group(group: Group, config: CreditConfig, max_turns: int) -> CreditedGroup:
+    """Leave INFRA out, then drop the group or turn its episodes into samples with advantages.
+
+    With truncated "drop", an episode that a limit ended still counts in the group's mean and std; it only carries no loss.
+    """
+    graded = tuple(episode for episode in group.episodes if episode.stop is not Stop.INFRA and episode.reward is not None)
+    outcomes = Outcomes(
+        rewards_G=np.array([episode.reward for episode in graded], dtype=np.float64),
+        turns_G=np.array([len(episode.turns) for episode in graded], dtype=np.int64),
+    )
+    shaped_G = shape_rewards(outcomes, config, max_turns)
+    infra = len(group.episodes) - len(graded)
+    mixed = len(set(outcomes.rewards_G.tolist())) > 1
+    if len(graded) < config.min_graded:
+        return CreditedGroup(graded, infra, "too_few", mixed, shaped_G, ())
+    if not has_signal(outcomes, config, max_turns):
+        return CreditedGroup(graded, infra, "constant", mixed, shaped_G, ())
+    samples: list[Sample] = []
+    for episode, advantages_N in zip(graded, assign_credit(outcomes, config, max_turns), strict=True):
+        if config.truncated == "keep" or episode.stop not in TRUNCATED:
+            samples += merge_turns(episode, advantages_N, np.ones(len(episode.turns), dtype=bool))
+    return CreditedGroup(graded, infra, "kept", mixed, shaped_G, tuple(samples))
+
+
+def split_history(turns: Sequence[Turn]) -> list[list[int]]:
+    """Indices of turns in runs: within a run each prompt starts with the previous prompt + completion (history was only added to)."""
+    runs: list[list[int]] = []
+    for index, turn in enumerate(turns):
+        if index:
+            seen = turns[index - 1].prompt + turns[index - 1].completion.ids
+            if turn.prompt[: len(seen)] == seen:
+                runs[-1].append(index)
+                continue
+        runs.append([index])
+    return runs
+
+
+def merge_turns(episode: Episode, advantages_N: np.ndarray, loss_N: np.ndarray) -> list[Sample]:
+    """One sample per run of turns that share their history: each sampled token occurs once, in the context that was seen.
+
+    `loss_N` (bool) says which turns carry loss; the others stay in the context. A run without a token of loss gives no sample.
+    """
+    samples = []
+    for run in split_history(episode.turns):
+        last = episode.turns[run[-1]]
+        ids_T = np.array(last.prompt + last.completion.ids, dtype=np.int64)
+        mask_T = np.zeros(len(ids_T), dtype=bool)
+        logprobs_T = np.zeros(len(ids_T), dtype=np.float32)
+        advantages_T = np.zeros(len(ids_T), dtype=np.float32)
+        for index in run:
+            turn = episode.turns[index]
+            if not loss_N[index]:
+                continue
+            span = slice(len(turn.prompt), len(turn.prompt) + len(turn.completion.ids))
+            mask_T[span] = True
+            logprobs_T[span] = turn.completion.logprobs
+            advantages_T[span] = advantages_N[index]
+        if mask_T.any():
+            samples.append(Sample(episode.episode_id, episode.group_id, ids_T, mask_T, logprobs_T, advantages_T))
+    return samples
+
+
+def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
+    """Counts, and means over graded episodes; a mean over nothing is left out rather than called 0."""
+    graded = [episode for group in credited for episode in group.graded]
+    metrics = {
+        "batch/groups": float(len(credited)),
+        "batch/kept_groups": float(sum(group.fate == "kept" for group in credited)),
+        "batch/mixed_groups": float(sum(group.mixed for group in credited)),
+        "batch/dropped_constant": float(sum(group.fate == "constant" for group in credited)),
+        "batch/too_few_graded": float(sum(group.fate == "too_few" for group in credited)),
+        "batch/infra_episodes": float(sum(group.infra for group in credited)),
+        "batch/graded_episodes": float(len(graded)),
+    }
+    if graded:
+        metrics |= {
+            "reward/mean": float(np.mean(np.concatenate([group.shaped_G for group in credited]))),
+            "reward/resolved": float(np.mean([episode.reward for episode in graded])),
+            "batch/turns_mean": float(np.mean([len(episode.turns) for episode in graded])),
+            "batch/submit_rate": float(np.mean([episode.stop is Stop.SUBMITTED for episode in graded])),
+            "batch/truncated_rate": float(np.mean([episode.stop in TRUNCATED for episode in graded])),
+        }
+    turns = [turn for episode in graded for turn in episode.turns]
+    if turns:
+        metrics["batch/format_error_rate"] = float(np.mean([turn.call is None for turn in turns]))
+    return metrics
+
+
+def measure_samples(samples: Sequence[Sample]) -> dict[str, float]:
+    """Sizes of what the learner gets."""
+    metrics = {
+        "batch/samples": float(len(samples)),
+        "batch/tokens": float(sum(sample.mask_T.sum() for sample in samples)),
+        "batch/context_tokens": float(sum(len(sample.ids_T) for sample in samples)),
+    }
+    if samples:
+        advantages_T = np.concatenate([sample.advantages_T[sample.mask_T] for sample in samples])
+        metrics["batch/advantage_abs_mean"] = float(np.abs(advantages_T).mean())
+    return metrics
+
+
+def weigh_samples(samples: Sequence[Sample], aggregation: Literal["token", "group"]) -> np.ndarray:
+    """Weight of each loss token of each sample, shape (S,), so that the loss is a plain sum: weights x tokens add up to 1.
+
+    token: 1 / all tokens of the batch (DAPO's token mean).  group: 1 / (groups * tokens of the sample's group).
+    """
+    tokens_S = np.array([sample.mask_T.sum() for sample in samples], dtype=np.float64)
+    match aggregation:
+        case "token":
+            return np.full(len(samples), 1.0 / tokens_S.sum())
+        case "group":
+            group_ids = np.array([sample.group_id for sample in samples])
+            _, group_S = np.unique(group_ids, return_inverse=True)
+            per_group = np.bincount(group_S, weights=tokens_S)
+            return 1.0 / (len(per_group) * per_group[group_S])
+        case _:
+            assert_never(aggregation)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Rows for one forward pass, padded on the right; arrays of shape (B, T).
+
+    Causal attention never looks right, so real tokens cannot see the padding and no attention mask is needed.
+    """
+
+    rows_B: np.ndarray
+    """Index of each row among the samples; -1 = a zero-weight copy that only keeps the ranks in step."""
+    ids_BT: np.ndarray
+    mask_BT: np.ndarray
+    """Tokens that are scored: never column 0, which nothing predicts."""
+    engine_BT: np.ndarray
+    old_BT: np.ndarray | None
+    """log pi_old; None = the current weights (the first minibatch is on-policy)."""
+    advantages_BT: np.ndarray
+    weights_BT: np.ndarray
+
+
+def pack_micro_batches(
+    samples: Sequence[Sample],
+    micro_tokens: int,
+    ranks: int,
+    weights_S: np.ndarray | None = None,
+    old: Sequence[np.ndarray] | None = None,
+) -> list[list[MicroBatch]]:
+    """Per rank a list of micro-batches, the same number on each rank, B * T <= micro_tokens unless one row alone is longer.
+
+    Rows are sorted by length, so that padding is small and the micro-batches that run side by side on the ranks are alike.
+    `weights_S` are those of `weigh_samples` (default: token mean); `old` holds log pi_old, shape (T,) for each sample.
+    """
+    weights_S = weigh_samples(samples, "token") if weights_S is None else weights_S
+    packs = [_stack_rows(rows, samples, weights_S, old) for rows in plan_rows([len(s.ids_T) for s in samples], micro_tokens)]
+    if missing := -len(packs) % ranks:
+        shortest = min(range(len(samples)), key=lambda row: len(samples[row].ids_T))
+        copy = _stack_rows([shortest], samples, weights_S, old)
+        silent = replace(copy, rows_B=np.array([-1]), weights_BT=np.zeros_like(copy.weights_BT))
+        packs += [silent] * missing
+    return [packs[rank::ranks] for rank in range(ranks)]
+
+
+def plan_rows(lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
+    """Indices of rows per micro-batch, longest rows first."""
+    packs: list[list[int]] = []
+    widest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if packs and widest * (len(packs[-1]) + 1) <= micro_tokens:
+            packs[-1].append(index)
+        else:
+            packs.append([index])
+            widest = lengths[index]
+    return packs
+
+
+def _stack_rows(rows: list[int], samples: Sequence[Sample], weights_S: np.ndarray, old: Sequence[np.ndarray] | None) -> MicroBatch:
+    chosen = [samples[row] for row in rows]
+    mask_BT = _pad([sample.mask_T for sample in chosen])
+    mask_BT[:, 0] = False
+    return MicroBatch(
+        rows_B=np.array(rows, dtype=np.int64),
+        ids_BT=_pad([sample.ids_T for sample in chosen]),
+        mask_BT=mask_BT,
+        engine_BT=_pad([sample.logprobs_T for sample in chosen]),
+        old_BT=None if old is None else _pad([old[row] for row in rows]),
+        advantages_BT=_pad([sample.advantages_T for sample in chosen]),
+        weights_BT=(mask_BT * weights_S[rows][:, None]).astype(np.float32),
+    )
+
+
+def _pad(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of different lengths -> one array, zeros on the right."""
+    padded_BT = np.zeros((len(arrays), max(len(array) for array in arrays)), dtype=arrays[0].dtype)
+    for row, array in enumerate(arrays):
+        padded_BT[row, : len(array)] = array
+    return padded_BT

@@ -1,0 +1,167 @@
+"""Log-probs, advantages and weights of tokens -> loss and metrics, in plain torch; knows nothing of DeepSpeed, batches or files.
+
+The objective is modified DAPO (arXiv:2508.03501; DAPO: arXiv:2503.14476): asymmetric clip, a mean over all sampled tokens of the
+batch, no KL term, no reference model, no entropy bonus. The caller gives each token its weight (1 / all tokens of the batch), so the loss
+is a sum that may be split over micro-batches, ranks and accumulation steps without changing it.
+
+Left out so far: GSPO, CISPO, dual clip, KL, sequence-level correction.
+Shapes: B rows, T positions, D hidden size, V vocabulary, M scored tokens (those with mask = 1; the others never meet the head).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .config import LossConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What the objective needs of each scored token, shape (M,) each."""
+
+    engine_M: Tensor
+    """log p under the engine that sampled it"""
+    old_M: Tensor | None
+    """log pi_old; None = the current weights: the ratio is exactly 1, with its gradient"""
+    advantages_M: Tensor
+    weights_M: Tensor
+    """sum to 1 over the whole optimiser step; 0 for padding rows"""
+
+
+@dataclass(frozen=True, slots=True)
+class LossStats:
+    """Metrics of one or more micro-batches: weighted means (they add up, like the loss) and maxima."""
+
+    loss: float = 0.0
+    clip_low: float = 0.0
+    """Share of tokens held by 1 - eps_low (A < 0)."""
+    clip_high: float = 0.0
+    """Share of tokens held by 1 + eps_high (A > 0)."""
+    ratio_mean: float = 0.0
+    delta_mean: float = 0.0
+    """Mean |log pi_old - log p(engine)|: the train-inference mismatch."""
+    correction_mean: float = 0.0
+    """Mean truncated importance weight; 1 when off."""
+    entropy: float = 0.0
+    """Mean over tokens, in nats."""
+    ratio_max: float = 0.0
+    delta_max: float = 0.0
+
+
+def merge_stats(parts: Sequence[LossStats]) -> LossStats:
+    """The stats of an optimiser step from those of its micro-batches, over all ranks."""
+    merged = {}
+    for field in fields(LossStats):
+        values = [getattr(part, field.name) for part in parts]
+        merged[field.name] = max(values) if field.name.endswith("_max") else sum(values)
+    return LossStats(**merged)
+
+
+def policy_loss(logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens, config: LossConfig) -> tuple[Tensor, LossStats]:
+    """- sum_k w_k c_k min(rho_k A_k, clip(rho_k, 1 - eps_low, 1 + eps_high) A_k), rho = exp(log pi - log pi_old).
+
+    c = 1, or min(pi_old / pi_engine, cap), detached, with correction "truncate" (TIS): it corrects for an engine whose
+    log-probs differ from the learner's. Trap: with a temperature other than 1 both sides must be taken at that temperature.
+    """
+    old_M = logprobs_M.detach() if tokens.old_M is None else tokens.old_M
+    ratio_M = torch.exp(logprobs_M - old_M)
+    clipped_M = ratio_M.clamp(1 - config.eps_low, 1 + config.eps_high)
+    correction_M = torch.ones_like(old_M)
+    if config.correction == "truncate":
+        correction_M = torch.exp(old_M - tokens.engine_M).clamp(max=config.correction_cap)
+    gain_M = torch.minimum(ratio_M * tokens.advantages_M, clipped_M * tokens.advantages_M)
+    loss = -(tokens.weights_M * correction_M * gain_M).sum()
+    live_M = tokens.weights_M > 0
+    delta_M = (old_M - tokens.engine_M).abs() * live_M
+    stats = LossStats(
+        loss=loss.item(),
+        clip_low=_mean(tokens, (ratio_M < 1 - config.eps_low) & (tokens.advantages_M < 0)),
+        clip_high=_mean(tokens, (ratio_M > 1 + config.eps_high) & (tokens.advantages_M > 0)),
+        ratio_mean=_mean(tokens, ratio_M),
+        delta_mean=_mean(tokens, delta_M),
+        correction_mean=_mean(tokens, correction_M),
+        entropy=_mean(tokens, entropy_M),
+        ratio_max=(ratio_M * live_M).max().item(),
+        delta_max=delta_M.max().item(),
+    )
+    return loss, stats
+
+
+def sft_loss(logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens) -> tuple[Tensor, LossStats]:
+    """- sum_k w_k log pi_k: cross-entropy on the scored tokens."""
+    loss = -(tokens.weights_M * logprobs_M).sum()
+    return loss, LossStats(loss=loss.item(), entropy=_mean(tokens, entropy_M))
+
+
+def _mean(tokens: Tokens, value_M: Tensor) -> float:
+    return (tokens.weights_M * value_M.detach()).sum().item()
+
+
+def score_tokens(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
+    """log p of each target under softmax(hidden @ weight.T / temperature), and the entropy (detached); both float32, shape (M,).
+
+    Logits exist for `chunk` tokens at a time, in the backward pass too (recomputed). Non-reentrant checkpoints keep one backward
+    graph, so that a tied or accumulated weight gets its gradient once; the reentrant form would fire DeepSpeed's hooks per chunk.
+    """
+    parts = [
+        checkpoint(_score_chunk, hidden, weight_VD, targets, temperature, use_reentrant=False, preserve_rng_state=False)
+        for hidden, targets in zip(torch.split(hidden_MD, chunk), torch.split(targets_M, chunk), strict=True)
+    ]
+    return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
+
+
+def _score_chunk(hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits_CV = F.linear(hidden_CD, weight_VD).float()
+    if temperature != 1.0:
+        logits_CV = logits_CV / temperature
+    norm_C = torch.logsumexp(logits_CV, dim=-1)
+    logprobs_C = logits_CV.gather(-1, targets_C[:, None]).squeeze(-1) - norm_C
+    with torch.no_grad():
+        probs_CV = torch.exp(logits_CV - norm_C[:, None])
+        entropy_C = norm_C - (probs_CV * logits_CV).sum(-1)
+    return logprobs_C, entropy_C
+
+
+class ScoringHead(nn.Module):
+    """The vocabulary head, as one module that scores tokens in chunks.
+
+    All chunks run inside one forward call: under ZeRO-3 the weight is gathered once, and ranks with different numbers of
+    chunks stay in step (a gather per chunk would hang them).
+    """
+
+    def __init__(self, weight_VD: nn.Parameter, chunk: int) -> None:
+        super().__init__()
+        self.weight = weight_VD
+        self.chunk = chunk
+
+    def forward(self, hidden_MD: Tensor, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """See score_tokens."""
+        return score_tokens(hidden_MD, self.weight, targets_M, temperature, self.chunk)
+
+
+class Scorer(nn.Module):
+    """A causal language model whose output is the log-probs of chosen tokens instead of logits.
+
+    Rows are padded on the right: causal attention keeps padding out of sight of real tokens, so no mask is passed.
+    """
+
+    def __init__(self, model: Any, chunk: int) -> None:
+        """`model` is a transformers causal language model (untyped), whose parameters are shared, not copied."""
+        super().__init__()
+        head = model.get_output_embeddings()
+        if head.bias is not None:
+            raise ValueError("a vocabulary head with a bias is not covered")
+        self.body: nn.Module = model.base_model
+        self.head = ScoringHead(head.weight, chunk)
+
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """(log-probs, entropy), shape (M,), of the tokens where mask_BT is True, in row-major order; column 0 must be False."""
+        positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT)
+        hidden_BTD = self.body(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).last_hidden_state
+        scores: tuple[Tensor, Tensor] = self.head(hidden_BTD[:, :-1][mask_BT[:, 1:]], ids_BT[mask_BT], temperature)
+        return scores

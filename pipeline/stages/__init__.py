@@ -1,0 +1,1 @@
+"""Training stages other than RL."""
