@@ -1,0 +1,136 @@
+"""An Episode as compressed bytes and back, exactly; knows the nouns, nothing of where the bytes are kept.
+
+Ids and log-probs are packed arrays (a float keeps all its 64 bits). Turn t+1 mostly sees prompt_t + completion_t + observation,
+so of each prompt only what follows its common beginning with that is kept.
+"""
+
+import base64
+import itertools
+import json
+import sys
+import zlib
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from tasks import Outcome, Verdict
+
+from .types import Completion, Episode, Stop, ToolCall, Turn
+
+FORMAT = 1
+
+
+def encode_episode(episode: Episode) -> bytes:
+    """The whole episode: ids, log-probs, versions, texts, verdict."""
+    context: tuple[int, ...] = ()
+    turns = []
+    for turn in episode.turns:
+        shared = _common_length(context, turn.prompt)
+        turns.append(_turn_fields(turn, shared))
+        context = turn.prompt + turn.completion.ids
+    fields = {
+        "format": FORMAT,
+        "ids": [episode.episode_id, episode.group_id, episode.instance_id],
+        "turns": turns,
+        "stop": episode.stop.value,
+        "patch": episode.patch,
+        "verdict": _verdict_fields(episode.verdict) if episode.verdict else None,
+        "error": episode.error,
+        "retries": episode.retries,
+        "seconds": episode.seconds,
+    }
+    return zlib.compress(json.dumps(fields, separators=(",", ":")).encode("utf-8"), level=6)
+
+
+def decode_episode(data: bytes) -> Episode:
+    """What encode_episode was given; ValueError for anything else."""
+    try:
+        fields = json.loads(zlib.decompress(data))
+    except zlib.error as error:
+        raise ValueError(f"not an encoded episode: {error}") from None
+    if fields["format"] != FORMAT:
+        raise ValueError(f"an episode of format {fields['format']}, and this version reads {FORMAT}")
+    episode_id, group_id, instance_id = fields["ids"]
+    return Episode(
+        episode_id=episode_id,
+        group_id=group_id,
+        instance_id=instance_id,
+        turns=tuple(_turns(fields["turns"])),
+        stop=Stop(fields["stop"]),
+        patch=fields["patch"],
+        verdict=_verdict(fields["verdict"]) if fields["verdict"] else None,
+        error=fields["error"],
+        retries=fields["retries"],
+        seconds=fields["seconds"],
+    )
+
+
+def _turn_fields(turn: Turn, shared: int) -> dict[str, Any]:
+    completion = turn.completion
+    return {
+        "shared": shared,
+        "prompt": _pack("I", turn.prompt[shared:]),
+        "ids": _pack("I", completion.ids),
+        "logprobs": _pack("d", completion.logprobs),
+        "text": completion.text,
+        "version": completion.version,
+        "stopped": completion.stopped,
+        "call": [turn.call.name, turn.call.arguments] if turn.call else None,
+        "observation": turn.observation,
+        "seconds": [turn.seconds_model, turn.seconds_tool],
+    }
+
+
+def _turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
+    turns: list[Turn] = []
+    context: tuple[int, ...] = ()
+    for row in rows:
+        prompt = context[: row["shared"]] + _unpack("I", row["prompt"])
+        completion = Completion(
+            ids=_unpack("I", row["ids"]),
+            logprobs=_unpack("d", row["logprobs"]),
+            text=row["text"],
+            version=row["version"],
+            stopped=row["stopped"],
+        )
+        call = ToolCall(*row["call"]) if row["call"] else None
+        turns.append(Turn(prompt, completion, call, row["observation"], *row["seconds"]))
+        context = prompt + completion.ids
+    return turns
+
+
+def _verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "instance_id": verdict.instance_id,
+        "outcome": verdict.outcome.value,
+        "reason": verdict.reason,
+        "tests": verdict.tests,
+        "seconds": verdict.seconds,
+        "log": verdict.log,
+        "dropped": verdict.dropped,
+    }
+
+
+def _verdict(fields: dict[str, Any]) -> Verdict:
+    return Verdict(**{**fields, "outcome": Outcome(fields["outcome"]), "dropped": tuple(fields["dropped"])})
+
+
+def _common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many items two sequences share from the start."""
+    if left == right[: len(left)]:
+        return len(left)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+
+
+def _pack(code: str, values: Sequence[int] | Sequence[float]) -> str:
+    packed = array(code, values)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return base64.b64encode(packed.tobytes()).decode("ascii")
+
+
+def _unpack(code: str, text: str) -> tuple[Any, ...]:
+    packed = array(code, base64.b64decode(text))
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return tuple(packed)
