@@ -189,5 +189,5 @@ def test_reading_a_folder_without_a_journal_says_so(tmp_path: Path) -> None:
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     """Run code with the journal at hand in a process of its own."""
-    head = "import os\nfrom pathlib import Path\nfrom pipeline.journal import Journal, JournalError\nfrom pipeline.types import Episode, Stop\n"
+    head = "import os\nfrom pathlib import Path\nfrom pipeline.journal import Journal\nfrom pipeline.types import Episode, Stop\n"
     return subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, timeout=60)
