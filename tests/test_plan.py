@@ -64,7 +64,7 @@ def test_a_placement_with_too_few_gpus_is_told() -> None:
 
 def test_a_model_of_unknown_size_is_refused_in_one_line() -> None:
     config = load_config(CONFIGS / "quickstart.yaml", ["--model.path", "/nowhere"], Config)
-    with pytest.raises(ValueError, match="placement.parameters_b is not set"):
+    with pytest.raises(ValueError, match=r"placement\.parameters_b is not set"):
         make_plan(config)
 
 
