@@ -76,6 +76,8 @@ class RolloutConfig(Section):
     max_new_tokens: int = Field(256, ge=1)
     """Per turn."""
     temperature: float = Field(1.0, gt=0)
+    action_format: Literal["fenced", "tool_json"] = "fenced"
+    """One fenced block whose tag is the tool, or JSON between <tool_call> tags (pipeline/action.py)."""
     format_errors: int = Field(3, ge=1)
     """Malformed turns in a row that end the episode (Stop.FORMAT)."""
     observation_chars: int = Field(1500, ge=100)

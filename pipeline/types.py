@@ -149,8 +149,8 @@ class Policy(Protocol):
     version: int
     """The number of publishes that its weights have seen."""
 
-    async def sample(self, prompt: Sequence[int], max_tokens: int) -> Completion:
-        """One completion; PolicyError when the engine fails."""
+    async def sample(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Completion:
+        """One completion; PolicyError when the engine fails. The seed belongs to one turn of one episode: siblings get different ones."""
         ...
 
     async def logprobs(self, ids: Sequence[int]) -> np.ndarray:

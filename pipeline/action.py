@@ -1,0 +1,197 @@
+"""The action format: text <-> ToolCall; knows nothing of tokens, models or sandboxes.
+
+One fenced block a turn, whose tag is the tool (CommonMark's rule: a longer fence may hold a shorter one, and
+markers of an edit may be longer than seven for the same reason):
+
+    ```view            ```edit              ```bash                 ```submit
+    pkg/mod.py         pkg/mod.py           python -m pytest -q     ```
+    parse              <<<<<<<              ```
+    ```                old text
+                       =======
+                       new text
+                       >>>>>>>
+                       ```
+
+The other format, `tool_json`, is {"name": ..., "arguments": {...}} between <tool_call> tags (Qwen, Hermes, SmolLM).
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from .types import ToolCall
+
+ActionFormat = Literal["fenced", "tool_json"]
+
+REQUIRED = {"bash": ("command",), "view": ("path",), "edit": ("path", "old", "new"), "submit": ()}
+OPTIONAL = {"view": ("name", "lines")}
+
+_FENCE = re.compile(r"(`{3,})([^`]*)")
+_RANGE = re.compile(r"\d+(-\d+)?")
+_TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class FormatError:
+    """The turn holds no valid action; the message is what the model is told."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    tag: str
+    body: list[str]
+    closed: bool
+
+
+def parse(text: str, action_format: ActionFormat = "fenced") -> ToolCall | FormatError:
+    """The one action in a turn's text."""
+    match action_format:
+        case "fenced":
+            return _parse_fenced(text)
+        case "tool_json":
+            return _parse_json(text)
+        case _:
+            assert_never(action_format)
+
+
+def render(call: ToolCall, action_format: ActionFormat = "fenced") -> str:
+    """The text of an action: parse(render(call)) == call."""
+    match action_format:
+        case "fenced":
+            body = _render_body(call)
+            fence = _longer_than("`", 3, body)
+            return f"{fence}{call.name}\n{body}{fence}"
+        case "tool_json":
+            return f"<tool_call>\n{json.dumps({'name': call.name, 'arguments': call.arguments})}\n</tool_call>"
+        case _:
+            assert_never(action_format)
+
+
+def check_call(name: object, arguments: object) -> ToolCall | FormatError:
+    """A ToolCall from untyped parts (JSON of a model or of a script file)."""
+    if not isinstance(name, str) or name not in REQUIRED:
+        return FormatError(f"Unknown tool {name!r}; the tools are {', '.join(REQUIRED)}.")
+    if not isinstance(arguments, dict) or not all(isinstance(value, str) for value in arguments.values()):
+        return FormatError(f"The arguments of {name} must be an object whose values are strings.")
+    required, known = REQUIRED[name], (*REQUIRED[name], *OPTIONAL.get(name, ()))
+    if missing := [key for key in required if key not in arguments]:
+        return FormatError(f"{name} needs {', '.join(missing)}.")
+    if unknown := [str(key) for key in arguments if key not in known]:
+        return FormatError(f"{name} does not know {', '.join(unknown)}; it takes {', '.join(known) or 'nothing'}.")
+    return ToolCall(name, dict(arguments))
+
+
+def _parse_fenced(text: str) -> ToolCall | FormatError:
+    blocks = _find_blocks(text)
+    if not blocks:
+        return FormatError("No fenced block found. Write exactly one: ```TOOL, its text, ```.")
+    if len(blocks) > 1:
+        return FormatError(f"{len(blocks)} fenced blocks found. Write exactly one per turn.")
+    block = blocks[0]
+    if block.tag not in REQUIRED:
+        return FormatError(f"The block's tag is {block.tag!r}; it must be one of {', '.join(REQUIRED)}.")
+    if not block.closed:
+        return FormatError(f"The {block.tag} block is not closed: end it with a line of ```.")
+    return _parse_body(block.tag, block.body)
+
+
+def _find_blocks(text: str) -> list[_Block]:
+    blocks: list[_Block] = []
+    tag, fence, body = "", "", [""]
+    for line in text.split("\n"):
+        match = _FENCE.fullmatch(line.rstrip())
+        if not fence:
+            if match:
+                fence, tag, body = match[1], match[2].strip(), []
+        elif match and not match[2] and len(match[1]) >= len(fence):
+            blocks.append(_Block(tag, body, closed=True))
+            fence = ""
+        else:
+            body.append(line)
+    return [*blocks, _Block(tag, body, closed=False)] if fence else blocks
+
+
+def _parse_body(tag: str, body: list[str]) -> ToolCall | FormatError:
+    match tag:
+        case "bash":
+            return _parse_bash(body)
+        case "view":
+            return _parse_view(body)
+        case "edit":
+            return _parse_edit(body)
+        case _:
+            return ToolCall("submit", {}) if not "".join(body).strip() else FormatError("The submit block must be empty.")
+
+
+def _parse_bash(body: list[str]) -> ToolCall | FormatError:
+    command = "\n".join(body)
+    return ToolCall("bash", {"command": command}) if command.strip() else FormatError("The bash block is empty.")
+
+
+def _parse_view(body: list[str]) -> ToolCall | FormatError:
+    lines = [line.strip() for line in body if line.strip()]
+    match lines:
+        case [path]:
+            return ToolCall("view", {"path": path})
+        case [path, what]:
+            return ToolCall("view", {"path": path, "lines" if _RANGE.fullmatch(what) else "name": what})
+        case _:
+            return FormatError("A view block has a path on line 1 and, if you like, a function name or lines such as 10-40 on line 2.")
+
+
+def _parse_edit(body: list[str]) -> ToolCall | FormatError:
+    shape = FormatError("An edit block is: the path, a line <<<<<<<, the old text, a line =======, the new text, a line >>>>>>>.")
+    while body and not body[-1].strip():
+        body = body[:-1]
+    marker = body[1].rstrip() if len(body) > 1 else ""
+    size = len(marker)
+    if size < 7 or set(marker) != {"<"} or not body[0].strip() or body[-1].rstrip() != ">" * size:
+        return shape
+    middles = [number for number, line in enumerate(body) if line.rstrip() == "=" * size]
+    if len(middles) != 1:
+        return FormatError(
+            f"The edit block has {len(middles)} lines of {'=' * size}, it must have 1; use longer markers if the text has such a line."
+        )
+    old, new = body[2 : middles[0]], body[middles[0] + 1 : -1]
+    return ToolCall("edit", {"path": body[0].strip(), "old": "\n".join(old), "new": "\n".join(new)})
+
+
+def _parse_json(text: str) -> ToolCall | FormatError:
+    found = _TAGGED.findall(text)
+    if len(found) != 1:
+        return FormatError(
+            f'{len(found)} tool calls found. Write exactly one: <tool_call>{{"name": ..., "arguments": {{...}}}}</tool_call>.'
+        )
+    try:
+        value = json.loads(found[0])
+    except (ValueError, RecursionError) as error:
+        return FormatError(f"The tool call is not valid JSON: {error}.")
+    if not isinstance(value, dict) or set(value) != {"name", "arguments"}:
+        return FormatError('The tool call must be an object with "name" and "arguments".')
+    return check_call(value["name"], value["arguments"])
+
+
+def _render_body(call: ToolCall) -> str:
+    arguments = call.arguments
+    match call.name:
+        case "bash":
+            return arguments["command"] + "\n"
+        case "view":
+            what = arguments.get("name") or arguments.get("lines")
+            return arguments["path"] + "\n" + (what + "\n" if what else "")
+        case "edit":
+            sides = [arguments["old"], arguments["new"]]
+            size = len(_longer_than("=", 7, *sides))
+            old, new = (side + "\n" if side else "" for side in sides)
+            return f"{arguments['path']}\n{'<' * size}\n{old}{'=' * size}\n{new}{'>' * size}\n"
+        case _:
+            return ""
+
+
+def _longer_than(mark: str, least: int, *texts: str) -> str:
+    """A run of `mark` that no line of the texts begins with."""
+    runs = [len(run) for text in texts for run in re.findall(rf"^({re.escape(mark)}+)", text, re.MULTILINE)]
+    return mark * max([least, *(run + 1 for run in runs if run >= least)])

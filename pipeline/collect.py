@@ -1,0 +1,82 @@
+"""Many groups at once: per step the chosen tasks, group_size episodes of each; knows run_episode, nothing of what an episode is.
+
+Synchronous (max_lag 0): a step's groups are complete before the caller sees them, and the next step begins when the caller
+comes back, so every token is sampled by the weights of its step. Machines are limited by the pool, requests by the policy.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from tasks import Task
+
+from .rollout import Rig, Slot, run_episode
+from .types import Episode, Group, Policy
+
+T = TypeVar("T")
+
+
+def ignore(episode: Episode) -> None:
+    """The callback of those who want none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Which steps are collected, and what is already there."""
+
+    steps: int
+    """Steps first_step .. steps - 1."""
+    first_step: int = 0
+    seed: int = 0
+    done: Mapping[str, Episode] = field(default_factory=dict)
+    """Finished episodes of an interrupted step by id; they are not repeated."""
+    on_episode: Callable[[Episode], None] = ignore
+    """Called as each new episode finishes: the journal, the progress bar."""
+
+
+async def collect(policy: Policy, tasks: Sequence[Task], rig: Rig, schedule: Schedule) -> AsyncIterator[list[Group]]:
+    """The groups of each step, in the order of choose_tasks."""
+    for step in range(schedule.first_step, schedule.steps):
+        chosen = choose_tasks(tasks, step, rig.rollout.tasks_per_step, schedule.seed)
+        yield await gather([run_group(policy, task, rig, schedule, (step, place)) for place, task in enumerate(chosen)])
+
+
+async def run_group(policy: Policy, task: Task, rig: Rig, schedule: Schedule, where: tuple[int, int]) -> Group:
+    """The episodes of one task at (step, place in the step); those that are done already are taken as they are."""
+    step, place = where
+    group_id = f"{step:05d}.{place:03d}.{task.instance_id}"
+
+    async def run(slot: Slot) -> Episode:
+        if slot.episode_id in schedule.done:
+            return schedule.done[slot.episode_id]
+        episode = await run_episode(policy, task, rig, slot)
+        schedule.on_episode(episode)
+        return episode
+
+    slots = [Slot(f"{group_id}.{number:02d}", group_id, schedule.seed) for number in range(rig.rollout.group_size)]
+    return Group(group_id, task.instance_id, step, tuple(await gather([run(slot) for slot in slots])))
+
+
+def choose_tasks(tasks: Sequence[Task], step: int, count: int, seed: int) -> list[Task]:
+    """The tasks of a step: consecutive slices of an endless sequence of shuffles, so that each comes once per round."""
+    if not tasks:
+        raise ValueError("no tasks to choose from: check tasks.suite, tasks.split and tasks.limit")
+    chosen = []
+    for position in range(step * count, (step + 1) * count):
+        turn, place = divmod(position, len(tasks))
+        chosen.append(tasks[int(np.random.default_rng([seed, turn]).permutation(len(tasks))[place])])
+    return chosen
+
+
+async def gather(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
+    """All results in order. The first exception cancels the rest, waits until they are torn down, and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(one) for one in work]
+    except BaseExceptionGroup as failures:
+        first = failures.exceptions[0]
+        raise first from first.__cause__
+    return [one.result() for one in running]

@@ -1,0 +1,200 @@
+"""Messages <-> tokens with the model's own chat template; knows a task's text, nothing of policies or sandboxes.
+
+Append-only: the prompt of turn t+1 is the prompt of turn t, the sampled ids as they were sampled, and the ids of the
+observation. Nothing that the policy sampled is ever tokenised a second time, and no template rewrites earlier turns.
+Text of others (issues, files, command output) cannot forge a turn: names of special tokens in it stay plain text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks import Task
+
+from .action import ActionFormat, FormatError, parse, render
+from .types import Completion, ToolCall
+
+_FENCED_SYSTEM = """You fix a bug in the repository in /testbed.
+In each turn think briefly, then write exactly ONE fenced block. Its tag is the tool.
+Show a file, or one function, or lines 10-40 of it:
+```view
+pkg/mod.py
+parse
+```
+Replace text that occurs exactly once in the file:
+```edit
+pkg/mod.py
+<<<<<<<
+    return a - b
+=======
+    return a + b
+>>>>>>>
+```
+Run a command:
+```bash
+python -m pytest -q
+```
+Finish:
+```submit
+```"""
+
+_JSON_SYSTEM = """You fix a bug in the repository in /testbed. In each turn think briefly, then make exactly ONE tool call:
+<tool_call>
+{"name": "view", "arguments": {"path": "pkg/mod.py", "name": "parse"}}
+</tool_call>
+Tools: view (path; name of a function, or lines "10-40"), edit (path, old, new: old must occur exactly once), bash (command), submit ()."""
+
+
+class Template(Protocol):
+    """Text <-> ids, for one tokenizer and chat template."""
+
+    @property
+    def turn_end(self) -> int:
+        """The id that ends a turn."""
+        ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Every id at which sampling stops."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text, without special tokens."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Plain text: what looks like a special token is not one."""
+        ...
+
+    def start(self, system: str, user: str) -> list[int]:
+        """A conversation up to the head of the first answer."""
+        ...
+
+    def reply(self, text: str) -> list[int]:
+        """From the end of an answer (the first id is turn_end) over the user's text to the head of the next answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What the model sees and how its answers are read."""
+
+    template: Template
+    action_format: ActionFormat = "fenced"
+
+    def start_prompt(self, task: Task) -> list[int]:
+        """System prompt and issue."""
+        system = _FENCED_SYSTEM if self.action_format == "fenced" else _JSON_SYSTEM
+        return self.template.start(system, task.problem_statement.strip())
+
+    def extend(self, prompt: Sequence[int], completion: Completion, observation: str) -> list[int]:
+        """The next prompt: prompt + sampled ids + observation; an end of turn that was not sampled is added."""
+        suffix = self.template.reply(observation.strip("\n"))
+        ended = bool(completion.ids) and completion.ids[-1] == self.template.turn_end
+        return [*prompt, *completion.ids, *(suffix[1:] if ended else suffix)]
+
+    def parse(self, text: str) -> ToolCall | FormatError:
+        """The action of an answer."""
+        return parse(text, self.action_format)
+
+    def write(self, thought: str, call: ToolCall) -> list[int]:
+        """The ids of an answer as a scripted agent gives it, with the end of turn; tokenised once, here."""
+        return [*self.template.encode(f"{thought}\n{render(call, self.action_format)}"), self.template.turn_end]
+
+    def count_turns(self, task: Task, prompt: Sequence[int]) -> int:
+        """How many turns a prompt holds after the task's start; each adds two ends of turn."""
+        return list(prompt[len(self.start_prompt(task)) :]).count(self.template.turn_end) // 2
+
+
+@dataclass(frozen=True)
+class ModelTemplate:
+    """A Hugging Face tokenizer and its chat template: the template's own pieces around plain text."""
+
+    tokenizer: Any
+
+    def __post_init__(self) -> None:
+        if self.turn_end not in self.tokenizer.all_special_ids:
+            raise ValueError("the chat template does not end an assistant's turn with a special token; such a model cannot be used here")
+
+    @cached_property
+    def turn_end(self) -> int:
+        """The first id after an answer."""
+        return self._special(self._pieces[2])[0]
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """End of turn, and end of text where that is another id."""
+        return tuple(dict.fromkeys([self.turn_end, self.tokenizer.eos_token_id]))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens; spaces are left as they are."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def encode(self, text: str) -> list[int]:
+        """Names of special tokens are split like other text."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def start(self, system: str, user: str) -> list[int]:
+        """Template pieces are tokenised with special tokens, texts without."""
+        before, between, _, _, after = self._pieces
+        return [*self._special(before), *self.encode(system), *self._special(between), *self.encode(user), *self._special(after)]
+
+    def reply(self, text: str) -> list[int]:
+        """The template's text between an answer and the next one, with the user's text in it."""
+        _, _, end, _, after = self._pieces
+        return [*self._special(end), *self.encode(text), *self._special(after)]
+
+    def _special(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @cached_property
+    def _pieces(self) -> tuple[str, ...]:
+        """The template around its contents: before the system text, before the user's, after an answer, and the head of an answer."""
+        marks = ["SYSTEMTEXT", "USERTEXT", "ANSWERTEXT", "NEXTTEXT"]
+        roles = ["system", "user", "assistant", "user"]
+        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        rest = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        pieces = []
+        for mark in marks:
+            piece, found, rest = rest.partition(mark)
+            if not found:
+                raise ValueError("the chat template drops or moves messages (no system role?); such a model cannot be used here")
+            pieces.append(piece)
+        before, between, head, end = pieces
+        return before, between, end, head, rest
+
+
+@dataclass(frozen=True, slots=True)
+class ByteTemplate:
+    """One id per byte and a few special ids: for scripted policies where no model is at hand."""
+
+    turn_end: int = 256
+    stop_ids: tuple[int, ...] = (256,)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Bytes as text; special ids are left out."""
+        return bytes(value for value in ids if value < 256).decode("utf-8", "replace")
+
+    def encode(self, text: str) -> list[int]:
+        """UTF-8; what cannot be encoded becomes a question mark."""
+        return list(text.encode("utf-8", "replace"))
+
+    def start(self, system: str, user: str) -> list[int]:
+        """257 opens every message."""
+        return [257, *self.encode(system), 256, 257, *self.encode(user), 256, 257]
+
+    def reply(self, text: str) -> list[int]:
+        """End of the answer, the text, head of the next answer."""
+        return [256, 257, *self.encode(text), 256, 257]
+
+
+def load_chat(folder: Path, action_format: ActionFormat = "fenced") -> Chat:
+    """The chat of a model folder (tokenizer.json and a chat template)."""
+    from transformers import AutoTokenizer  # heavy
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    if not tokenizer.chat_template:
+        raise ValueError(f"{folder}: the tokenizer has no chat template; use an instruction-tuned model")
+    return Chat(ModelTemplate(tokenizer), action_format)
