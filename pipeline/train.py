@@ -1,0 +1,151 @@
+"""The loop: episodes in sandboxes -> hidden tests -> advantages -> update -> new weights in the engine. Read this first.
+
+Each line is one call into the file that knows how: collect.py (many episodes at once), batch.py and credit.py (rewards to
+advantages to tokens), learner.py and loss.py (the update), publish.py (the weights into the engine, verified), journal.py.
+The default is modified DAPO (arXiv:2508.03501). Left out, as there: a KL term, a reference model, an entropy bonus.
+
+A run that was killed goes on with the same command: finished episodes of the open step are taken from the journal, the
+learner restarts from its newest checkpoint and repeats the journaled batches since.
+"""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks import Task
+
+from .batch import build_batch
+from .collect import Schedule, collect
+from .config import Config
+from .journal import Journal
+from .publish import publish
+from .rollout import Rig
+from .types import Batch, Group, Learner, Policy
+
+log = logging.getLogger(__name__)
+
+PROBES = 4
+"""Token sequences of each batch on which learner and engine are compared after a publish."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a training run acts on: the policy in its engine, the learner on its ranks, machines and graders, the tasks."""
+
+    policy: Policy
+    learner: Learner
+    rig: Rig
+    tasks: Sequence[Task]
+
+
+async def train(config: Config, journal: Journal, world: World) -> None:
+    """Run the steps that are not yet committed."""
+    await resume(config, journal, world)
+    async for groups in collect(world.policy, world.tasks, world.rig, plan_steps(config, journal)):
+        step = check_on_policy(groups, world.policy.version)
+        batch = build_batch(groups, config.credit, config.rollout.max_turns)
+        metrics = dict(batch.metrics)
+        if batch.samples:
+            metrics |= await asyncio.to_thread(world.learner.step, batch)
+            metrics |= await publish_step(config, journal, world, batch)
+        if batch.samples and is_saved(config, step):
+            await asyncio.to_thread(save_checkpoint, journal.run, world.learner, step, config.train.keep_checkpoints)
+        journal.commit_step(step, metrics | {"train/version": float(world.policy.version)})
+        log.info(describe_step(step, config.train.steps, metrics))
+
+
+def plan_steps(config: Config, journal: Journal) -> Schedule:
+    """The open steps; what an interrupted one has finished is kept, what it finishes from now on is recorded."""
+    step = journal.next_step
+    done = {episode.episode_id: episode for episode in journal.episodes(step)}
+    return Schedule(
+        config.train.steps, step, config.train.seed, done, lambda episode: journal.record_episode(episode, _step_of(episode.group_id))
+    )
+
+
+def check_on_policy(groups: Sequence[Group], version: int) -> int:
+    """The trainer's door: every token was sampled by the weights that exist; returns the groups' step."""
+    for group in groups:
+        for episode in group.episodes:
+            for turn in episode.turns:
+                if turn.completion.version != version:
+                    raise RuntimeError(
+                        f"{episode.episode_id}: sampled by version {turn.completion.version}, but the learner is at {version}"
+                    )
+    return groups[0].step
+
+
+async def publish_step(config: Config, journal: Journal, world: World, batch: Batch) -> dict[str, float]:
+    """The new weights into the engine, compared on a few sequences of the batch; PublishError stops the run."""
+    probes = [sample.ids_T.tolist() for sample in batch.samples[:PROBES]]
+    return await publish(
+        world.learner,
+        world.policy,
+        journal.run / "weights",
+        world.policy.version + 1,
+        probes=probes,
+        tolerance=config.policy.publish_tolerance,
+    )
+
+
+async def resume(config: Config, journal: Journal, world: World) -> None:
+    """Bring learner and engine to where the committed steps left them."""
+    steps = journal.steps()
+    if not any(_version(metrics) for metrics in steps.values()):
+        return
+    saved = find_checkpoint(journal.run, journal.next_step)
+    if saved is not None:
+        await asyncio.to_thread(world.learner.restore, journal.run / "checkpoints" / f"step-{saved:05d}")
+    batch = None
+    for step in steps:
+        if saved is not None and step <= saved:
+            continue
+        batch = build_batch(journal.groups(step), config.credit, config.rollout.max_turns)
+        if batch.samples:
+            await asyncio.to_thread(world.learner.step, batch)
+    folder = journal.run / "weights"
+    await asyncio.to_thread(world.learner.export, folder)
+    await world.policy.load(folder, _version(steps[max(steps)]))
+    log.info("resumed at step %d with the weights of version %d", journal.next_step, world.policy.version)
+
+
+def _version(metrics: Mapping[str, float]) -> int:
+    return int(metrics["train/version"])
+
+
+def _step_of(group_id: str) -> int:
+    return int(group_id.partition(".")[0])
+
+
+def is_saved(config: Config, step: int) -> bool:
+    """Every save_every steps, and the last."""
+    return (step + 1) % config.train.save_every == 0 or step + 1 == config.train.steps
+
+
+def find_checkpoint(run: Path, next_step: int) -> int | None:
+    """The newest checkpoint of a committed step; one that was written just before a crash is ahead of the journal and not used."""
+    steps = [int(folder.name.removeprefix("step-")) for folder in (run / "checkpoints").glob("step-?????")]
+    return max((step for step in steps if step < next_step), default=None)
+
+
+def save_checkpoint(run: Path, learner: Learner, step: int, keep: int) -> None:
+    """checkpoints/step-NNNNN, there whole or not at all; older ones than the newest `keep` are removed."""
+    folder = run / "checkpoints"
+    part, final = folder / f"part-{step:05d}", folder / f"step-{step:05d}"
+    for stale in (part, final):
+        shutil.rmtree(stale, ignore_errors=True)
+    learner.save(part)
+    part.rename(final)
+    for old in sorted(folder.glob("step-?????"))[:-keep]:
+        shutil.rmtree(old)
+
+
+def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:
+    """One line for a person."""
+    resolved = f"{metrics['reward/resolved']:.0%} resolved" if "reward/resolved" in metrics else "nothing graded"
+    counts = f"{metrics['batch/mixed_groups']:.0f} of {metrics['batch/groups']:.0f} groups mixed"
+    did = f"published version {metrics['publish/version']:.0f}" if "publish/version" in metrics else "skipped: no signal"
+    return f"step {step + 1}/{steps}: {resolved}, {counts}, {did}"
