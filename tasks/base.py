@@ -32,6 +32,8 @@ class Task:
     """Time limit of one run of eval_script."""
     files: tuple[str, ...] = ()
     """Paths that the gold patch touches."""
+    requirements: tuple[str, ...] = ()
+    """What /opt/env holds, pinned (`prepare_suite` makes it); empty where the image is complete."""
 
 
 class Outcome(StrEnum):
@@ -59,6 +61,8 @@ class Verdict:
     seconds: float = 0.0
     log: str = ""
     """The evaluation's output (decoded with replacement)."""
+    witness: dict[str, str] = field(default_factory=dict)
+    """Test id -> status, as our own pytest plugin saw it, out of band; empty where none ran."""
     dropped: tuple[str, ...] = ()
     """Paths whose hunks were left out because they could decide the grade (tests, conftest.py, setup.cfg, *.pth ...)."""
 

@@ -1,0 +1,95 @@
+"""A pytest plugin that runs inside the grading sandbox and reports every test out of band; imports nothing of ours.
+
+The grader loads it with `-p` before any code under test, hands it a key on stdin and compares its records with the printed log.
+Each record is one signed, numbered line, so that records cannot be added, changed or removed without the key. It reads what a
+test raised from the runner's own CallInfo, not from the report that hooks may rewrite, and says at the end which functions of
+the runner were replaced meanwhile. Code under test that searches this process for the key is not stopped by this.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import sys
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+Write = Callable[[dict[str, Any]], None]
+_WATCHED = (
+    "_pytest.runner",
+    "_pytest.python",
+    "_pytest.reports",
+    "_pytest.terminal",
+    "_pytest.unittest",
+    "_pytest.skipping",
+    "unittest.case",
+)
+
+
+def _open_channel() -> Write | None:
+    """A writer of signed lines into $GREENGRAD_WITNESS; None in a pytest that tests started (no key is left for it)."""
+    for name in ("PYTEST_ADDOPTS", "PYTHONPATH"):  # the grader's own: children must not see them
+        os.environ.pop(name, None)
+    path = os.environ.pop("GREENGRAD_WITNESS", "")
+    key = os.read(0, 64) if path else b""
+    if not key:
+        return None
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+    count = 0
+
+    def write(record: dict[str, Any]) -> None:
+        nonlocal count
+        body = json.dumps({"n": count, **record}).encode()
+        count += 1
+        os.write(file, body + b" " + hmac.new(key, body, hashlib.sha256).hexdigest().encode() + b"\n")
+
+    return write
+
+
+def _fingerprint() -> dict[str, int]:
+    """Name -> identity of the code of every function and method of the runner."""
+    found = {}
+    for module in (sys.modules[name] for name in _WATCHED if name in sys.modules):
+        for owner in (module, *(item for item in vars(module).values() if isinstance(item, type))):
+            for name, item in vars(owner).items():
+                code = getattr(getattr(item, "__func__", item), "__code__", None)
+                if code is not None:
+                    found[f"{owner.__name__}.{name}"] = id(code)
+    return found
+
+
+class _Witness:
+    def __init__(self, write: Write) -> None:
+        self.write, self.before = write, _fingerprint()
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+        result = yield
+        report = result.get_result()
+        raised = "" if call.excinfo is None else call.excinfo.type.__name__
+        self.write(
+            {"id": item.nodeid, "when": call.when, "raised": raised, "outcome": report.outcome, "xfail": hasattr(report, "wasxfail")}
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.write({"id": report.nodeid, "when": "collect", "raised": "CollectError", "outcome": "failed", "xfail": False})
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        now = _fingerprint()
+        self.write({"end": int(exitstatus), "changed": sorted(name for name, code in self.before.items() if now.get(name) != code)})
+
+
+_write = _open_channel()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the witness where there is a key, and forget the writer here."""
+    global _write
+    if _write is not None:
+        config.pluginmanager.register(_Witness(_write))
+        _write = None

@@ -1,0 +1,167 @@
+"""Suites on disk <-> Task: SWE-bench 5 task repositories, and its rows as JSONL or Parquet; knows no sandbox.
+
+A task repository is the official one (the swebench package reads what is written here), with one more key in task.yaml:
+
+    greengrad: {environment: greengrad/env:<hash>, requirements: [...], test_seconds: 60}   and the tree in tasks/<id>/tree.tar
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sandbox import Image
+
+from .base import Suite, Task
+from .rows import COLUMNS, OURS, Broken, ours, parse_row, row_image, row_task
+
+TREE = "tree.tar"
+_FILES = {"gold_patch": "gold.patch", "test_patch": "test.patch", "eval_script": "eval.sh", "problem_statement": "problem_statement.md"}
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def load_suite(path: str | Path) -> Suite:
+    """The tasks of a task repository (folder) or of a file of rows; what cannot be read goes to Suite.broken.
+
+    FileNotFoundError where there is no suite at all, ValueError where the file is of another kind.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / "tasks").is_dir():
+        return _collect(path, ((folder.name, _read_folder(folder)) for folder in _folders(path)))
+    if not path.exists() or path.is_dir():
+        raise FileNotFoundError(f"no task suite in {path} (no tasks/ folder): build one with `greengrad tasks build small --out {path}`")
+    return _collect(path, _rows(path))
+
+
+def write_config(suite_path: Path, dataset: str, splits: tuple[str, ...]) -> None:
+    """sweb.yaml: which data set and splits the suite publishes."""
+    suite_path.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump({"datasets": [dataset], "splits": list(splits)}, sort_keys=True)
+    _write(suite_path / "sweb.yaml.partial", text)
+    os.replace(suite_path / "sweb.yaml.partial", suite_path / "sweb.yaml")
+
+
+def write_task(suite_path: Path, task: Task, dockerfile: str, dataset: str = "greengrad/local") -> Path:
+    """Write one task folder, whole or not at all; returns it. The tree is copied into it as tree.tar."""
+    partial = suite_path / ".partial" / task.instance_id
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, text in _texts(task, dockerfile, dataset).items():
+        _write(partial / name, text)
+    if task.image.tree is not None:
+        shutil.copyfile(task.image.tree, partial / TREE)
+    final = suite_path / "tasks" / task.instance_id
+    final.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    return final
+
+
+def official_image(instance_id: str) -> str:
+    """The image name that the official harness derives from an instance id."""
+    return f"swebench/sweb.eval.x86_64.{instance_id}:latest".lower().replace("__", "_1776_")
+
+
+def _texts(task: Task, dockerfile: str, dataset: str) -> dict[str, str]:
+    ours: dict[str, Any] = {"environment": task.image.name, "requirements": list(task.requirements), "test_seconds": task.test_seconds}
+    meta = {name: getattr(task, name) for name in ("instance_id", "repo", "version", "base_commit", "log_parser", "eval_type", "split")}
+    meta |= {"image": official_image(task.instance_id), "datasets": [dataset], OURS: ours}
+    tests = {"FAIL_TO_PASS": list(task.fail_to_pass), "PASS_TO_PASS": list(task.pass_to_pass)}
+    texts = {name: getattr(task, field) for field, name in _FILES.items()}
+    texts |= {"task.yaml": yaml.safe_dump(meta, sort_keys=True), "Dockerfile": dockerfile}
+    texts["tests.json"] = json.dumps(tests, indent=2, ensure_ascii=False) + "\n"
+    return texts | ({"hints.md": task.hints} if task.hints else {})
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:  # newline="": a CRLF inside a patch stays one
+        file.write(text)
+
+
+def _read(path: Path) -> str:
+    with path.open(encoding="utf-8", newline="") as file:
+        return file.read()
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(folder for folder in (path / "tasks").iterdir() if folder.is_dir())
+
+
+def _collect(path: Path, found: Iterator[tuple[str, Task | Broken]]) -> Suite:
+    tasks: list[Task] = []
+    broken: dict[str, str] = {}
+    for name, task in found:
+        if isinstance(task, Broken):
+            broken[name] = str(task)
+        else:
+            tasks.append(task)
+    return Suite(path, tuple(tasks), broken)
+
+
+def _read_folder(folder: Path) -> Task | Broken:
+    try:
+        row = _parse(folder, "task.yaml", lambda text: yaml.load(text, _Loader))
+        row |= _parse(folder, "tests.json", json.loads)
+        for field, name in _FILES.items():
+            row[COLUMNS[field]] = _file(folder, name)
+        row["hints_text"] = _file(folder, "hints.md") if (folder / "hints.md").exists() else ""
+        return row_task(row, _image(folder, row))
+    except Broken as broken:
+        return broken
+
+
+def _file(folder: Path, name: str) -> str:
+    try:
+        return _read(folder / name)
+    except FileNotFoundError:
+        raise Broken(f"{name}: missing") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Broken(f"{name}: cannot be read ({error})") from None
+
+
+def _parse(folder: Path, name: str, load: Any) -> dict[str, Any]:
+    try:
+        value = load(_file(folder, name))
+    except (ValueError, yaml.YAMLError) as error:
+        raise Broken(f"{name}: malformed ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise Broken(f"{name}: a mapping is needed, found {type(value).__name__}")
+    return value
+
+
+def _image(folder: Path, row: dict[str, Any]) -> Image:
+    """Our environment and tree where the task has them, else the official image, which is complete."""
+    if OURS not in row:
+        return row_image(row)
+    environment = ours(row).get("environment")
+    if not isinstance(environment, str):
+        raise Broken(f"task.yaml: {OURS}.environment: missing")
+    if not (folder / TREE).is_file():
+        raise Broken(f"{TREE}: missing")
+    return Image(environment, folder / TREE)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Task | Broken]]:
+    for number, read in _raw_rows(path):
+        name = f"{path.name}:{number}"
+        try:
+            row = read if isinstance(read, dict) else parse_row(read)
+            name = str(row.get("instance_id", name))
+            yield name, row_task(row, row_image(row))
+        except Broken as broken:
+            yield name, broken
+
+
+def _raw_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    if path.suffix == ".parquet":
+        from pyarrow.parquet import read_table
+
+        yield from enumerate(read_table(path).to_pylist(), 1)
+    elif path.suffix == ".jsonl":
+        yield from ((number, line) for number, line in enumerate(_read(path).split("\n"), 1) if line.strip())
+    else:
+        raise ValueError(f"{path}: a suite is a folder with tasks/, a .jsonl or a .parquet file")
