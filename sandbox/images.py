@@ -1,0 +1,92 @@
+"""Environments: a list of pinned requirements becomes /opt/env of every machine; knows nothing of tasks and starts no machine.
+
+An environment's name is made from its requirements alone, so it is the same in both backends and on every host.
+Host part: store/envs/<hash>/{requirements.txt, site/}, written by pip once (wheels only, pure Python only).
+bubblewrap binds a virtual environment made from it at /opt/env; Docker commits it onto the base image (docker.py).
+"""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+from .base import SandboxError
+from .store import home, make_once
+
+PREFIX = "greengrad/env:"
+BASE = "greengrad/base:1"
+"""The Docker image below every environment: bash, git, tar and python3; made by scripts/base_image."""
+PLACE = "/opt/env"
+_PIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+( --hash=sha256:[0-9a-f]{64})*$")
+
+
+def environment_name(requirements: Sequence[str]) -> str:
+    """The image name of pinned requirements ("name==version", optionally " --hash=sha256:..." as in a pip requirements file)."""
+    for line in requirements:
+        if not _PIN.match(line):
+            raise ValueError(f"requirement {line!r}: write name==version, optionally followed by --hash=sha256:<64 hex digits>")
+    return PREFIX + hashlib.sha256("\n".join(sorted(set(requirements))).encode()).hexdigest()[:16]
+
+
+def ensure_environment(requirements: Sequence[str]) -> str:
+    """Make the host part of an environment if it is missing, and return its image name. Safe to call from many processes at once."""
+    name = environment_name(requirements)
+    lines = sorted(set(requirements))
+    make_once("envs", name.removeprefix(PREFIX), lambda draft: _install(lines, draft))
+    return name
+
+
+def host_part(name: str) -> Path:
+    """The folder of an environment on this host; SandboxError where nobody has made it here."""
+    folder = home() / "envs" / name.removeprefix(PREFIX)
+    if not name.startswith(PREFIX) or not folder.is_dir():
+        raise SandboxError(f"no environment {name} on this host; ensure_environment(requirements) makes one")
+    return folder
+
+
+def bubblewrap_environment(name: str) -> Path:
+    """A virtual environment of this host's Python that holds when it lies at /opt/env."""
+    site = host_part(name) / "site"
+    python = Path(sys.base_prefix)
+    key = hashlib.sha256(f"{python} {sys.version}".encode()).hexdigest()[:8]
+    return make_once("venvs", f"{name.removeprefix(PREFIX)}-{key}", lambda draft: _make_venv(site, draft))
+
+
+def _install(lines: list[str], draft: Path) -> None:
+    requirements = draft / "requirements.txt"
+    requirements.write_text("".join(f"{line}\n" for line in lines))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command += ["--only-binary", ":all:", "--target", str(draft / "site"), "--requirement", str(requirements)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=900, check=False)
+    if done.returncode:
+        raise SandboxError(f"pip could not install {', '.join(lines)}: {(done.stderr or done.stdout).strip()[-1500:]}")
+    (draft / "site").mkdir(exist_ok=True)
+    if compiled := next((draft / "site").rglob("*.so"), None):
+        raise ValueError(f"{compiled.relative_to(draft / 'site')} is compiled code; an environment holds pure Python only")
+    shutil.rmtree(draft / "site" / "bin" / "__pycache__", ignore_errors=True)
+
+
+def _make_venv(site: Path, draft: Path) -> None:
+    venv.EnvBuilder(symlinks=True, with_pip=False).create(draft)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = draft / "lib" / version / "site-packages"
+    shutil.copytree(site, packages, dirs_exist_ok=True, symlinks=True)
+    if (packages / "bin").is_dir():
+        shutil.copytree(packages / "bin", draft / "bin", dirs_exist_ok=True)
+        shutil.rmtree(packages / "bin")
+    for script in (draft / "bin").iterdir():
+        if script.is_file() and not script.is_symlink():
+            script.write_text(relocate(script.read_text(), draft))
+    (draft / "pyvenv.cfg").write_text((draft / "pyvenv.cfg").read_text().replace(str(draft), PLACE))
+
+
+def relocate(script: str, draft: Path) -> str:
+    """A script's text with its interpreter and paths at /opt/env."""
+    first, newline, rest = script.partition("\n")
+    if first.startswith("#!") and "python" in first:
+        first = f"#!{PLACE}/bin/python3"
+    return (first + newline + rest).replace(str(draft), PLACE)

@@ -1,0 +1,81 @@
+"""A sandbox as both backends make it: the exec channel, the environment of a command, one teardown; knows nothing of how it was started."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+
+from .base import WORKDIR, ExecResult, Image, Limits, SandboxError
+from .channel import Channel
+
+HOME = "/home/agent"
+ENVIRONMENT = {
+    "PATH": "/opt/env/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+    "VIRTUAL_ENV": "/opt/env",
+    "HOME": HOME,
+    "USER": "agent",
+    "LANG": "C.UTF-8",
+    "TERM": "dumb",
+    "PAGER": "cat",
+    "GIT_PAGER": "cat",
+    "PYTHONUNBUFFERED": "1",
+    "PIP_NO_INPUT": "1",
+}
+"""What every command sees; nothing of the host's environment."""
+
+
+def new_id() -> str:
+    """A name for a machine that no other has."""
+    return f"greengrad-{secrets.token_hex(6)}"
+
+
+def shares(disk_mb: int) -> dict[str, int]:
+    """Bytes of each writable place; together disk_mb."""
+    whole = disk_mb << 20
+    return {WORKDIR: whole // 2, "/tmp": whole * 3 // 8, HOME: whole // 16, "/dev/shm": whole // 16}
+
+
+class Machine:
+    """One started machine. `remove` tears it down, whatever state it is in; it is called once."""
+
+    def __init__(self, name: str, channel: Channel, limits: Limits, remove: Callable[[], Awaitable[None]]) -> None:
+        self.id, self._channel, self._limits, self._remove = name, channel, limits, remove
+        self._closing: asyncio.Task[None] | None = None
+
+    async def run(
+        self, command: str, *, cwd: str = WORKDIR, env: dict[str, str] | None = None, stdin: bytes = b"", seconds: float | None = None
+    ) -> ExecResult:
+        """Run `bash -c command` in its own session; at its time limit it dies with all its children."""
+        limit = self._limits.command_seconds if seconds is None else seconds
+        return await self._channel.exec(("/bin/bash", "-c", command), cwd, ENVIRONMENT | (env or {}), stdin, limit)
+
+    async def read(self, path: str) -> bytes:
+        """The bytes of a regular file of at most 64 MiB."""
+        return await self._channel.read(path)
+
+    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Write a file (parents are made); ResourceExhausted when the machine's disk is full."""
+        await self._channel.write(path, data, mode)
+
+    async def kill_all(self) -> None:
+        """Kill every process of the sandbox but its supervisor."""
+        await self._channel.kill_all()
+
+    async def renew(self) -> None:
+        """Begin the machine's life (Limits.episode_seconds) anew; also a sign that it is alive."""
+        await self._channel.ping(self._limits.episode_seconds)
+
+    async def close(self) -> None:
+        """Tear the machine down, even when the caller is cancelled; safe to call twice."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._remove())
+        await asyncio.shield(self._closing)
+
+
+async def unpack(machine: Machine, image: Image) -> None:
+    """Put the image's tree into WORKDIR."""
+    if image.tree is None:
+        return
+    data = await asyncio.to_thread(image.tree.read_bytes)
+    result = await machine.run(f"tar -x -C {WORKDIR} --no-same-owner", cwd="/", stdin=data, seconds=120)
+    if result.exit_code:
+        raise SandboxError(f"{image.tree}: cannot be unpacked into {WORKDIR}: {result.text[-500:].strip()}")
