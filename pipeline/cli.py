@@ -1,0 +1,101 @@
+"""The entry point: words -> a function of commands.py, and its failures -> one line and an exit code.
+
+    0    done                     1    the work failed, or infra verdicts remain
+    2    wrong use                130  interrupted (143: terminated), after the sandboxes are torn down
+
+Imports nothing but the standard library until a command runs, so that --help answers at once.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from .arguments import parse
+
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = parse(sys.argv[1:] if words is None else words)
+    was_terminated = _catch_termination()
+    try:
+        _set_up_logging(arguments.verbose)
+        from . import commands
+
+        command: Callable[[argparse.Namespace], int] = getattr(commands, arguments.function)
+        return command(arguments)
+    except KeyboardInterrupt:
+        return _fail(arguments, "interrupted", 143 if was_terminated() else 130)
+    except BrokenPipeError:  # `greengrad show RUN | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise  # we are wrong: a traceback
+        if arguments.verbose:
+            logging.getLogger(__name__).exception("where it came from")
+        return _fail(arguments, _one_line(error), code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """2 for a user's mistake, 1 for a failure of the machine, None for a bug of ours."""
+    if isinstance(error, ModuleNotFoundError):
+        return 1
+    if isinstance(error, USER_ERRORS):
+        return 2
+    from sandbox import SandboxError
+
+    from .journal import JournalError
+    from .types import PolicyError
+
+    if isinstance(error, SandboxError | PolicyError | JournalError):
+        return 1
+    return 1 if isinstance(error, OSError) else None
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed here; scripts/setup installs it"
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fail(arguments: argparse.Namespace, message: str, code: int) -> int:
+    print(f"greengrad {arguments.command}: {message}", file=sys.stderr)
+    return code
+
+
+def _catch_termination() -> Callable[[], bool]:
+    """SIGTERM and SIGHUP take the way of Ctrl-C, which asyncio turns into a cancellation: teardown runs."""
+    received: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, interrupt)
+    return lambda: bool(received)
+
+
+def _set_up_logging(verbose: bool) -> None:
+    """The one place where a handler is set."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="%X", handlers=[handler])
+    for name in ("pipeline", "sandbox", "tasks"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Plans, runs, episodes and tasks as text for a terminal; computes nothing."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tasks import Task
+
+from .charts import number
+from .journal import Journal
+from .plan import GB, Plan
+from .results import Results
+from .types import Episode
+
+LAST_EPISODES = 30
+COLOURS = {"resolved": "green", "infra": "yellow"}
+
+
+def print_plan(plan: Plan) -> None:
+    """Sizes, memory by phase, notes."""
+    console = _console()
+    for key, value in plan.sizes.items():
+        console.print(f"[bold]{key:>10}[/]  {escape(value)}")
+    for phase in plan.phases:
+        table = Table(title=f"memory of phase {phase!r} on {plan.device}", title_justify="left", box=None, pad_edge=False)
+        table.add_column("what", width=84)
+        table.add_column("GB", justify="right")
+        for row in plan.rows:
+            if row.phase == phase:
+                table.add_row(escape(row.what), f"{row.size / GB:.2f}")
+        table.add_row("[bold]sum[/]", f"[bold]{plan.total(phase) / GB:.2f}[/]", end_section=True)
+        console.print()
+        console.print(table)
+        console.print(_fits(plan, phase))
+    for note in plan.notes:
+        console.print(f"note: {escape(note)}", style="dim")
+
+
+def _fits(plan: Plan, phase: str) -> str:
+    if plan.capacity is None:
+        return "capacity unknown"
+    if plan.total(phase) <= plan.capacity:
+        return f"[green]fits[/] into {plan.capacity / GB:.1f} GB"
+    return f"[red]does not fit[/] into {plan.capacity / GB:.1f} GB: {(plan.total(phase) - plan.capacity) / GB:.1f} GB too much"
+
+
+def print_run(journal: Journal, evaluations: Mapping[str, Results]) -> None:
+    """Evaluations, steps, phases and the newest episodes."""
+    console = _console()
+    if evaluations:
+        print_results(evaluations)
+    if phases := journal.phases():
+        console.print(_table("phases", ["phase", "seconds"], [(phase.name, f"{phase.seconds:.0f}") for phase in phases]))
+    if steps := journal.steps():
+        console.print(_steps(steps))
+    rows = journal.rows()
+    columns = ["episode", "step", "stop", "outcome", "turns", "seconds"]
+    body = [(r.episode_id, str(r.step), r.stop, _coloured(r.outcome), str(r.turns), f"{r.seconds:.1f}") for r in rows[-LAST_EPISODES:]]
+    console.print(_table(f"episodes ({len(body)} newest of {len(rows)})", columns, body))
+
+
+def print_results(evaluations: Mapping[str, Results]) -> None:
+    """One column an evaluation, one row a figure."""
+    rows = {name: results.row() for name, results in evaluations.items()}
+    keys = list(next(iter(rows.values())))
+    body = [(key, *(row[key] for row in rows.values())) for key in keys]
+    _console().print(_table("evaluations", ["", *rows], body))
+
+
+def _steps(steps: Mapping[int, Mapping[str, float]]) -> Table:
+    """The metrics that people look at first, where they were recorded."""
+    wanted = ["reward/resolved", "reward/mean", "batch/mixed_groups", "loss/policy", "optim/grad_norm", "train/version"]
+    keys = [key for key in wanted if any(key in metrics for metrics in steps.values())]
+    body = [(str(step), *(number(metrics[key]) if key in metrics else "-" for key in keys)) for step, metrics in steps.items()]
+    return _table("steps (all metrics: metrics.jsonl)", ["step", *keys], body)
+
+
+def print_episode(episode: Episode) -> None:
+    """Every turn: what was said, what came back, then the verdict."""
+    console = _console()
+    for place, turn in enumerate(episode.turns, start=1):
+        console.rule(
+            f"turn {place}: {len(turn.prompt)} + {len(turn.completion.ids)} tokens, weights {turn.completion.version}", align="left"
+        )
+        console.print(escape(turn.completion.text))
+        console.print(escape(turn.observation), style="dim")
+    verdict = episode.verdict
+    console.rule(f"{episode.stop.value}: {verdict.outcome.value if verdict else 'not graded'}", align="left")
+    for text in (episode.error, verdict.reason if verdict else "", episode.patch):
+        if text:
+            console.print(escape(text))
+
+
+def print_tasks(tasks: Sequence[Task]) -> None:
+    """One line a task."""
+    body = [(t.instance_id, t.split, t.repo, str(len(t.fail_to_pass)), str(len(t.pass_to_pass)), ", ".join(t.files)) for t in tasks]
+    _console().print(_table(f"{len(tasks)} tasks", ["instance", "split", "repository", "fail to pass", "pass to pass", "files"], body))
+
+
+def _coloured(outcome: str | None) -> str:
+    text = outcome or "not graded"
+    return f"[{COLOURS.get(text, 'red')}]{text}[/]"
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=place == 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _console() -> Console:
+    """In a pipe lines are not cut to a terminal's width."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
