@@ -37,16 +37,21 @@ class Schedule:
     """Called as each new episode finishes: the journal, the progress bar."""
 
 
-async def collect(policy: Policy, tasks: Sequence[Task], rig: Rig, schedule: Schedule) -> AsyncIterator[list[Group]]:
+Actor = Policy | Callable[[Task], Policy]
+"""One policy for all tasks (a model), or one for each (a scripted agent)."""
+
+
+async def collect(actor: Actor, tasks: Sequence[Task], rig: Rig, schedule: Schedule) -> AsyncIterator[list[Group]]:
     """The groups of each step, in the order of choose_tasks."""
     for step in range(schedule.first_step, schedule.steps):
         chosen = choose_tasks(tasks, step, rig.rollout.tasks_per_step, schedule.seed)
-        yield await gather([run_group(policy, task, rig, schedule, (step, place)) for place, task in enumerate(chosen)])
+        yield await gather([run_group(actor, task, rig, schedule, (step, place)) for place, task in enumerate(chosen)])
 
 
-async def run_group(policy: Policy, task: Task, rig: Rig, schedule: Schedule, where: tuple[int, int]) -> Group:
+async def run_group(actor: Actor, task: Task, rig: Rig, schedule: Schedule, where: tuple[int, int]) -> Group:
     """The episodes of one task at (step, place in the step); those that are done already are taken as they are."""
     step, place = where
+    policy = actor(task) if callable(actor) else actor
     group_id = f"{step:05d}.{place:03d}.{task.instance_id}"
 
     async def run(slot: Slot) -> Episode:

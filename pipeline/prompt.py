@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from tasks import Task
 
-from .action import ActionFormat, FormatError, parse, render
+from .action import ActionFormat, FormatError, parse
 from .types import Completion, ToolCall
 
 _FENCED_SYSTEM = """You fix a bug in the repository in /testbed.
@@ -99,9 +99,9 @@ class Chat:
         """The action of an answer."""
         return parse(text, self.action_format)
 
-    def write(self, thought: str, call: ToolCall) -> list[int]:
-        """The ids of an answer as a scripted agent gives it, with the end of turn; tokenised once, here."""
-        return [*self.template.encode(f"{thought}\n{render(call, self.action_format)}"), self.template.turn_end]
+    def write(self, text: str) -> list[int]:
+        """The ids of an answer that a scripted agent gives, with the end of turn; tokenised once, here."""
+        return [*self.template.encode(text), self.template.turn_end]
 
     def count_turns(self, task: Task, prompt: Sequence[int]) -> int:
         """How many turns a prompt holds after the task's start; each adds two ends of turn."""

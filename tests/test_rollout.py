@@ -1,0 +1,264 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from pipeline.action import render
+from pipeline.collect import Schedule, choose_tasks, collect
+from pipeline.config import RolloutConfig
+from pipeline.expert import ScriptedPolicy
+from pipeline.fake import FailingPolicy, MemoryMachines, MemorySandbox, SlowPolicy
+from pipeline.prompt import ByteTemplate, Chat
+from pipeline.rollout import Rig, Slot, derive_seed, run_episode
+from pipeline.types import Stop, ToolCall
+from sandbox import ExecResult, Image, ResourceExhausted, SandboxError
+from tasks import Outcome, Task, Verdict
+
+CHAT = Chat(ByteTemplate())
+EDIT = render(ToolCall("edit", {"path": "m.py", "old": "x = 1", "new": "x = 2"}))
+BASH = render(ToolCall("bash", {"command": "true"}))
+SUBMIT = render(ToolCall("submit", {}))
+SLOT = Slot("e", "g")
+
+
+def make_task(instance_id="task"):
+    return Task(instance_id, "r", "1", "0" * 40, f"Fix {instance_id}.", Image("none"), "", "", "", "parse_log_pytest", ("test_x",), ())
+
+
+TASK = make_task()
+
+
+class Graders:
+    """Grades a patch as resolved iff it says x = 2, after `failures` failures of its own."""
+
+    def __init__(self, failures=0):
+        self.failures = failures
+        self.patches = []
+
+    async def __call__(self, task, patch):
+        self.patches.append(patch)
+        if self.failures:
+            self.failures -= 1
+            return Verdict(task.instance_id, Outcome.INFRA, "no daemon")
+        if not patch:
+            return Verdict(task.instance_id, Outcome.NO_PATCH)
+        return Verdict(task.instance_id, Outcome.RESOLVED if "x = 2" in patch else Outcome.UNRESOLVED)
+
+
+async def read_diff(sandbox, image):
+    """Stands for sandbox.diff: the file where it differs from the original."""
+    text = sandbox.files["/testbed/m.py"].decode()
+    return "" if text == "x = 1\n" else text
+
+
+def make_machines(reply=None):
+    return MemoryMachines(lambda: MemorySandbox({"m.py": b"x = 1\n"}, reply))
+
+
+def make_rig(machines=None, grade=None, diff=read_diff, **rollout):
+    config = RolloutConfig(**{"max_turns": 4, "group_size": 2, "tasks_per_step": 2, **rollout})
+    return Rig(CHAT, machines or make_machines(), diff, grade or Graders(), config, 20_000, 10.0, 60.0, retry_seconds=0.0)
+
+
+def say(*texts, task=TASK):
+    return ScriptedPolicy(CHAT, task, texts)
+
+
+async def test_an_episode_that_submits_is_graded_and_its_machine_closed():
+    rig = make_rig()
+    episode = await run_episode(say(EDIT, BASH, SUBMIT), TASK, rig, SLOT)
+    assert (episode.stop, episode.reward, episode.patch, episode.retries) == (Stop.SUBMITTED, 1.0, "x = 2\n", 0)
+    assert [turn.call.name for turn in episode.turns] == ["edit", "bash", "submit"]
+    assert [machine.closed for machine in rig.machines.made] == [True]
+
+
+async def test_each_prompt_is_the_last_one_with_the_sampled_ids_and_the_observation():
+    episode = await run_episode(say(EDIT, "no action", SUBMIT), TASK, make_rig(), SLOT)
+    assert episode.turns[0].prompt == tuple(CHAT.start_prompt(TASK))
+    for turn, following in zip(episode.turns, episode.turns[1:], strict=False):
+        assert following.prompt[: len(turn.prompt) + len(turn.completion.ids)] == turn.prompt + turn.completion.ids
+        assert list(following.prompt) == CHAT.extend(turn.prompt, turn.completion, turn.observation)
+
+
+async def test_nothing_changed_is_no_patch_and_counts_as_zero():
+    episode = await run_episode(say(SUBMIT), TASK, make_rig(), SLOT)
+    assert (episode.verdict.outcome, episode.reward) == (Outcome.NO_PATCH, 0.0)
+
+
+async def test_the_turn_limit_ends_the_episode_and_the_diff_is_graded():
+    episode = await run_episode(say(EDIT, BASH, BASH, BASH, BASH), TASK, make_rig(), SLOT)
+    assert (episode.stop, len(episode.turns), episode.reward) == (Stop.MAX_TURNS, 4, 1.0)
+
+
+async def test_a_full_context_ends_the_episode_and_the_diff_is_graded():
+    rig = make_rig()
+    room = len(CHAT.start_prompt(TASK)) + 110
+    episode = await run_episode(say(EDIT, BASH, BASH), TASK, replace(rig, context=room), SLOT)
+    assert (episode.stop, episode.reward) == (Stop.CONTEXT_FULL, 1.0)
+    assert all(len(turn.prompt) + len(turn.completion.ids) <= room for turn in episode.turns)
+
+
+async def test_an_issue_longer_than_the_context_is_a_full_context_without_turns():
+    episode = await run_episode(say(EDIT), TASK, replace(make_rig(), context=10), SLOT)
+    assert (episode.stop, episode.turns, episode.reward) == (Stop.CONTEXT_FULL, (), 0.0)
+
+
+async def test_malformed_turns_in_a_row_end_the_episode_and_the_diff_is_graded():
+    rig = make_rig(format_errors=2, max_turns=9)
+    episode = await run_episode(say("hm", EDIT, "hm", "hm"), TASK, rig, SLOT)
+    assert (episode.stop, len(episode.turns), episode.reward) == (Stop.FORMAT, 4, 1.0)
+    assert episode.turns[0].call is None and "No fenced block" in episode.turns[0].observation
+
+
+async def test_an_answer_cut_at_the_token_limit_is_told_so():
+    episode = await run_episode(say("long " * 100, SUBMIT), TASK, make_rig(max_new_tokens=40), SLOT)
+    assert "cut at the token limit" in episode.turns[0].observation
+    assert episode.turns[0].completion.stopped is False and len(episode.turns[0].completion.ids) == 40
+
+
+async def test_the_time_limit_ends_the_episode_and_the_diff_is_graded():
+    policy = SlowPolicy(0.2, say(EDIT, *[BASH] * 50))
+    episode = await run_episode(policy, TASK, replace(make_rig(max_turns=50), episode_seconds=0.5), SLOT)
+    assert (episode.stop, episode.reward) == (Stop.TIME, 1.0) and 1 <= len(episode.turns) < 4
+
+
+async def test_an_agent_that_uses_up_its_machine_is_graded():
+    def reply(command):
+        raise ResourceExhausted("disk full")
+
+    episode = await run_episode(say(EDIT, BASH), TASK, make_rig(make_machines(reply)), SLOT)
+    assert (episode.stop, episode.reward, episode.error, episode.retries) == (Stop.RESOURCE, 1.0, "disk full", 0)
+
+
+@pytest.mark.parametrize("failure", [SandboxError("gone"), ResourceExhausted("dead")])
+async def test_a_used_up_machine_whose_diff_cannot_be_read_is_no_patch(failure):
+    def reply(command):
+        raise ResourceExhausted("killed its supervisor")
+
+    async def diff(sandbox, image):
+        raise failure
+
+    episode = await run_episode(say(EDIT, BASH), TASK, make_rig(make_machines(reply), diff=diff), SLOT)
+    assert (episode.stop, episode.verdict.outcome, episode.reward) == (Stop.RESOURCE, Outcome.NO_PATCH, 0.0)
+
+
+async def test_a_failing_machine_is_replaced_and_the_retry_counted():
+    failures = iter([SandboxError("daemon"), SandboxError("daemon")])
+
+    def reply(command):
+        failure = next(failures, None)
+        if failure:
+            raise failure
+        return ExecResult(b"", 0, 0.0)
+
+    rig = make_rig(make_machines(reply))
+    episode = await run_episode(say(BASH, EDIT, SUBMIT), TASK, rig, SLOT)
+    assert (episode.stop, episode.reward, episode.retries, len(episode.turns)) == (Stop.SUBMITTED, 1.0, 2, 3)
+    assert [machine.closed for machine in rig.machines.made] == [True] * 3
+
+
+@pytest.mark.parametrize("where", ["machine", "engine", "diff", "grader"])
+async def test_infrastructure_that_keeps_failing_gives_no_reward(where):
+    def reply(command):
+        raise SandboxError("daemon")
+
+    async def diff(sandbox, image):
+        raise SandboxError("daemon")
+
+    rig = make_rig(
+        make_machines(reply if where == "machine" else None),
+        Graders(failures=99 if where == "grader" else 0),
+        diff if where == "diff" else read_diff,
+    )
+    policy = FailingPolicy(99 if where == "engine" else 0, say(BASH, SUBMIT))
+    episode = await run_episode(policy, TASK, rig, SLOT)
+    assert (episode.stop, episode.reward, episode.verdict.outcome) == (Stop.INFRA, None, Outcome.INFRA)
+    assert episode.retries == rig.rollout.infra_retries and episode.error
+
+
+async def test_a_grader_that_fails_once_is_asked_again_without_a_new_episode():
+    rig = make_rig(grade=Graders(failures=1))
+    episode = await run_episode(say(EDIT, SUBMIT), TASK, rig, SLOT)
+    assert (episode.stop, episode.reward, episode.retries, len(rig.machines.made)) == (Stop.SUBMITTED, 1.0, 1, 1)
+
+
+async def test_our_own_mistakes_are_not_taken_for_infrastructure():
+    async def diff(sandbox, image):
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        await run_episode(say(SUBMIT), TASK, make_rig(diff=diff), SLOT)
+
+
+async def test_a_cancelled_episode_closes_its_machine():
+    rig = make_rig()
+    running = asyncio.create_task(run_episode(SlowPolicy(30, say(SUBMIT)), TASK, rig, SLOT))
+    while not rig.machines.made:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert rig.machines.made[0].closed
+
+
+def test_seeds_differ_between_siblings_and_turns_and_repeat_in_a_retry():
+    seeds = {derive_seed(Slot(f"e{number}", "g", seed), turn) for number in range(5) for turn in range(5) for seed in (0, 1)}
+    assert len(seeds) == 50 and all(0 <= seed < 2**31 for seed in seeds)
+    assert derive_seed(SLOT, 3) == derive_seed(SLOT, 3)
+
+
+# --- collect -------------------------------------------------------------------------------------------------
+
+
+def act(task):
+    return say(EDIT, SUBMIT, task=task)
+
+
+async def test_steps_give_groups_of_episodes_of_the_chosen_tasks():
+    tasks = [make_task(f"t{number}") for number in range(3)]
+    finished = []
+    schedule = Schedule(steps=3, first_step=1, seed=7, on_episode=finished.append)
+    steps = [groups async for groups in collect(act, tasks, make_rig(), schedule)]
+    assert [[group.step for group in groups] for groups in steps] == [[1, 1], [2, 2]]
+    assert [[group.instance_id for group in groups] for groups in steps] == [
+        [task.instance_id for task in choose_tasks(tasks, step, 2, 7)] for step in (1, 2)
+    ]
+    episodes = [episode for groups in steps for group in groups for episode in group.episodes]
+    assert len({episode.episode_id for episode in episodes}) == len(episodes) == len(finished) == 8
+    assert all(episode.reward == 1.0 for episode in episodes)
+
+
+async def test_finished_episodes_are_taken_over_and_not_repeated():
+    tasks = [make_task("a"), make_task("b")]
+    first = [groups async for groups in collect(act, tasks, make_rig(), Schedule(steps=1))][0]
+    done = {episode.episode_id: episode for group in first for episode in group.episodes[:1]}
+    again = []
+    groups = [one async for one in collect(act, tasks, make_rig(), Schedule(steps=1, done=done, on_episode=again.append))][0]
+    assert [group.episodes[0] for group in groups] == [group.episodes[0] for group in first]
+    assert {episode.episode_id for episode in again} == {group.episodes[1].episode_id for group in first}
+
+
+def test_every_task_comes_once_per_round_in_an_order_that_the_seed_decides():
+    tasks = [make_task(f"t{number}") for number in range(5)]
+    rounds = [task.instance_id for step in range(5) for task in choose_tasks(tasks, step, 2, 3)]
+    assert sorted(rounds[:5]) == sorted(rounds[5:]) == sorted(task.instance_id for task in tasks)
+    assert rounds == [task.instance_id for step in range(5) for task in choose_tasks(tasks, step, 2, 3)]
+    assert rounds != [task.instance_id for step in range(5) for task in choose_tasks(tasks, step, 2, 4)]
+    with pytest.raises(ValueError, match="no tasks"):
+        choose_tasks([], 0, 1, 0)
+
+
+async def test_a_bug_in_one_episode_stops_the_step_and_closes_every_machine():
+    calls = []
+
+    async def diff(sandbox, image):
+        calls.append(sandbox)
+        if len(calls) == 2:
+            raise KeyError("a bug")
+        await asyncio.sleep(30)
+        return ""
+
+    rig = make_rig(diff=diff)
+    with pytest.raises(KeyError, match="a bug"):
+        [groups async for groups in collect(act, [make_task("a"), make_task("b")], rig, Schedule(steps=1))]
+    assert rig.machines.made and all(machine.closed for machine in rig.machines.made)
