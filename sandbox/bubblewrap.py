@@ -28,8 +28,9 @@ from . import cgroup
 from .base import WORKDIR, Image, Limits, ResourceExhausted, SandboxError
 from .build import supervisor
 from .channel import CHUNK, Channel
-from .images import PLACE, bubblewrap_environment
+from .images import bubblewrap_environment
 from .machine import Machine, new_id, shares, unpack
+from .make_env import PLACE
 from .owner import owner
 from .store import make_once
 

@@ -10,17 +10,16 @@ import re
 import shutil
 import subprocess
 import sys
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 
 from .base import SandboxError
+from .make_env import make_env
 from .store import home, make_once
 
 PREFIX = "greengrad/env:"
 BASE = "greengrad/base:1"
 """The Docker image below every environment: bash, git, tar and python3; made by scripts/base_image."""
-PLACE = "/opt/env"
 _PIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+( --hash=sha256:[0-9a-f]{64})*$")
 
 
@@ -53,7 +52,7 @@ def bubblewrap_environment(name: str) -> Path:
     site = host_part(name) / "site"
     python = Path(sys.base_prefix)
     key = hashlib.sha256(f"{python} {sys.version}".encode()).hexdigest()[:8]
-    return make_once("venvs", f"{name.removeprefix(PREFIX)}-{key}", lambda draft: _make_venv(site, draft))
+    return make_once("venvs", f"{name.removeprefix(PREFIX)}-{key}", lambda draft: make_env(site, draft))
 
 
 def _install(lines: list[str], draft: Path) -> None:
@@ -68,25 +67,3 @@ def _install(lines: list[str], draft: Path) -> None:
     if compiled := next((draft / "site").rglob("*.so"), None):
         raise ValueError(f"{compiled.relative_to(draft / 'site')} is compiled code; an environment holds pure Python only")
     shutil.rmtree(draft / "site" / "bin" / "__pycache__", ignore_errors=True)
-
-
-def _make_venv(site: Path, draft: Path) -> None:
-    venv.EnvBuilder(symlinks=True, with_pip=False).create(draft)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    packages = draft / "lib" / version / "site-packages"
-    shutil.copytree(site, packages, dirs_exist_ok=True, symlinks=True)
-    if (packages / "bin").is_dir():
-        shutil.copytree(packages / "bin", draft / "bin", dirs_exist_ok=True)
-        shutil.rmtree(packages / "bin")
-    for script in (draft / "bin").iterdir():
-        if script.is_file() and not script.is_symlink():
-            script.write_text(relocate(script.read_text(), draft))
-    (draft / "pyvenv.cfg").write_text((draft / "pyvenv.cfg").read_text().replace(str(draft), PLACE))
-
-
-def relocate(script: str, draft: Path) -> str:
-    """A script's text with its interpreter and paths at /opt/env."""
-    first, newline, rest = script.partition("\n")
-    if first.startswith("#!") and "python" in first:
-        first = f"#!{PLACE}/bin/python3"
-    return (first + newline + rest).replace(str(draft), PLACE)

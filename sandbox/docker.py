@@ -1,0 +1,299 @@
+"""A machine as a container of a Docker daemon, over the docker SDK; knows nothing of bubblewrap, tasks or git.
+
+covered:     no network, no capabilities, no-new-privileges, Docker's seccomp profile and ours, uid 1000; memory (without swap), processes,
+             cpu and file size; a read-only root, sized tmpfs for what can be written (it counts as memory, so the memory limit is
+             memory_mb + disk_mb); no mount of the host's but the supervisor's binary, read-only; no Docker socket. Commands go over the
+             attached stream of process 1: no exec API, no port. Every call has a time limit; calls run on a few threads.
+             A container ends when its owner dies (its stdin closes) or its life is over; sweep() removes what is left of it.
+not covered: the kernel (it is shared; use a daemon with gVisor or Kata for more); a daemon over TLS or ssh; io bandwidth.
+"""
+
+import asyncio
+import functools
+import io
+import os
+import socket
+import tarfile
+import time
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import LogConfig, Ulimit
+from requests.exceptions import ConnectionError as NoConnection
+from requests.exceptions import RequestException
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from . import make_env
+from .base import WORKDIR, Image, Limits, ResourceExhausted, SandboxError
+from .build import supervisor
+from .channel import CHUNK, Channel
+from .images import BASE, PREFIX, host_part
+from .machine import Machine, new_id, shares, unpack
+from .owner import is_dead, owner
+from .store import locked
+
+SUPERVISOR = "/.supervisor"
+LIFE_OVER = 97
+"""The supervisor's exit code at the end of Limits.episode_seconds."""
+CALL_SECONDS = 60
+"""Time limit of one call to the daemon."""
+OWNER, UNTIL = "greengrad.owner", "greengrad.until"
+T = TypeVar("T")
+DOCKERFILE = f"""FROM {BASE}
+COPY site /opt/site
+COPY make_env.py /opt/make_env.py
+RUN python3 /opt/make_env.py /opt/site {make_env.PLACE}
+"""
+
+
+class Docker:
+    """The backend: starts containers. One client, a few threads for its blocking calls."""
+
+    name = "docker"
+
+    def __init__(self, patience: float = 2.0) -> None:
+        """Connect to the daemon that the environment names; SandboxError where none answers within `patience` seconds."""
+        try:
+            docker.from_env(timeout=patience).ping()
+            self._client = docker.from_env(timeout=CALL_SECONDS, max_pool_size=64)
+        except (DockerException, RequestException) as error:
+            raise SandboxError(_why_not(error)) from error
+        self._threads = ThreadPoolExecutor(8, "docker")
+        self._ready: set[str] = set()
+
+    async def start(self, image: Image, limits: Limits) -> Machine:
+        """A fresh machine with the image's tree in WORKDIR."""
+        name = new_id()
+        wire: _Attached | None = None
+
+        async def remove() -> None:
+            if wire:
+                wire.close()
+            await self._call(_remove, self._client.api, name)
+
+        try:
+            await self.prepare(image.name)
+            await self._retrying(_create, self._client.api, name, image.name, limits)
+            wire = await _attach(await self._call(_attached_socket, self._client.api, name))
+            await self._retrying(self._client.api.start, name)
+            channel = Channel(wire, functools.partial(self._explain, name, wire), limits)
+            machine = Machine(name, channel, limits, remove)
+            await machine.renew()
+            await unpack(machine, image)
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(remove()))
+            raise
+        return machine
+
+    async def prepare(self, image_name: str) -> None:
+        """Make an image available: an environment of ours is built on the base image, any other is pulled."""
+        if image_name in self._ready:
+            return
+        await self._retrying(_ensure_image, self._client.api, image_name)
+        self._ready.add(image_name)
+
+    async def sweep(self) -> int:
+        """Remove the containers of dead owners, and those whose life is over."""
+        found = await self._call(self._client.api.containers, all=True, filters={"label": OWNER})
+        dead = [entry["Id"] for entry in found if _is_stale(entry["Labels"])]
+        for container in dead:
+            await self._call(_remove, self._client.api, container)
+        return len(dead)
+
+    async def _explain(self, name: str, wire: "_Attached", seen: str) -> Exception:
+        """Why the channel failed, from the daemon's record of how the container ended."""
+        try:
+            async with asyncio.timeout(20):
+                state = await self._call(_final_state, self._client.api, name)
+        except (TimeoutError, SandboxError) as error:
+            return SandboxError(f"{name}: {seen}; the Docker daemon does not tell more: {error}")
+        if state.get("Running"):
+            return SandboxError(f"{name}: {seen}; the container runs, but its channel is gone")
+        if state["ExitCode"] == LIFE_OVER:
+            return ResourceExhausted(f"{name}: its life is over (Limits.episode_seconds)")
+        if state["OOMKilled"]:
+            return ResourceExhausted(f"{name}: out of memory, the kernel killed its supervisor")
+        return SandboxError(f"{name}: {seen}; it ended with {state['ExitCode']} {state['Error']}{wire.words.decode('utf-8', 'replace')}")
+
+    async def _retrying(self, function: Callable[..., T], *arguments: Any) -> T:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(_is_hiccup), stop=stop_after_attempt(3), wait=wait_exponential_jitter(0.2, 2.0), reraise=True
+        ):
+            with attempt:
+                return await self._call(function, *arguments)
+        raise AssertionError("unreachable: tenacity raises the last error")
+
+    async def _call(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """A blocking call on a thread. A cancelled caller still waits for its end: what it made must be known to be removed."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(function, *arguments, **named))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+        except (DockerException, RequestException) as error:
+            raise SandboxError(f"Docker: {error}") from error
+
+
+class _Attached:
+    """The attached stream of a container as a Wire: stdout without Docker's 8-byte headers; what comes on stderr is kept aside."""
+
+    def __init__(self, reader: StreamReader, writer: StreamWriter, response: Any) -> None:
+        self._reader, self._writer = reader, writer
+        self._response = response  # closes the connection when it is collected
+        self._left, self._stderr = 0, False
+        self.words = b""
+
+    async def read(self) -> bytes:
+        try:
+            while True:
+                if self._left == 0:
+                    header = await self._reader.readexactly(8)
+                    self._left, self._stderr = int.from_bytes(header[4:], "big"), header[0] == 2
+                piece = await self._reader.read(self._left)
+                self._left -= len(piece)
+                if not self._stderr or not piece:
+                    return piece
+                self.words = (self.words + b" " + piece)[-1000:]
+        except EOFError:
+            return b""
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def drain(self) -> None:
+        await self._writer.drain()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _attached_socket(api: docker.APIClient, name: str) -> Any:
+    return api.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+
+
+async def _attach(response: Any) -> _Attached:
+    raw = socket.socket(fileno=os.dup(response.fileno()))
+    raw.setblocking(False)
+    reader, writer = await asyncio.open_connection(sock=raw, limit=2 * CHUNK)
+    return _Attached(reader, writer, response)
+
+
+def _create(api: docker.APIClient, name: str, image: str, limits: Limits) -> None:
+    memory = f"{limits.memory_mb + limits.disk_mb}m"
+    host = api.create_host_config(
+        network_mode="none",
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        read_only=True,
+        tmpfs={place: f"rw,exec,nosuid,nodev,{options}" for place, options in _places(limits.disk_mb)},
+        shm_size=shares(limits.disk_mb)["/dev/shm"],
+        binds={str(supervisor()): {"bind": SUPERVISOR, "mode": "ro"}},
+        mem_limit=memory,
+        memswap_limit=memory,
+        nano_cpus=int(limits.cpus * 1e9),
+        pids_limit=limits.pids + 1,
+        ulimits=[Ulimit(name="fsize", soft=limits.disk_mb << 20, hard=limits.disk_mb << 20), Ulimit(name="core", soft=0, hard=0)],
+        ipc_mode="private",
+        log_config=LogConfig(type="none"),
+    )
+    until = int(time.time() + 2 * limits.episode_seconds + 600)
+    try:
+        api.create_container(
+            image,
+            command=[str(limits.episode_seconds), str(limits.disk_mb << 20), "0", "0"],
+            entrypoint=[SUPERVISOR],
+            name=name,
+            hostname="sandbox",
+            user="1000:1000",
+            working_dir="/",
+            stdin_open=True,
+            labels={OWNER: owner(), UNTIL: str(until)},
+            host_config=host,
+        )
+    except APIError as error:
+        if error.status_code != 409:  # the name is ours alone: an earlier try made it and its answer was lost
+            raise
+
+
+def _places(disk_mb: int) -> list[tuple[str, str]]:
+    """The writable places with their tmpfs options; /dev/shm is Docker's own."""
+    sizes = {place: size for place, size in shares(disk_mb).items() if place != "/dev/shm"}
+    return [(place, f"size={size},mode={'0755' if place == WORKDIR else '1777'},uid=1000,gid=1000") for place, size in sizes.items()]
+
+
+def _remove(api: docker.APIClient, name: str) -> None:
+    try:
+        api.remove_container(name, force=True, v=True)
+    except NotFound:
+        return
+    except APIError as error:
+        if error.status_code != 409:  # its removal is under way
+            raise
+
+
+def _final_state(api: docker.APIClient, name: str) -> dict[str, Any]:
+    """The container's State once it has ended, or after a moment when it has not."""
+    for _ in range(20):
+        state: dict[str, Any] = api.inspect_container(name)["State"]
+        if not state["Running"]:
+            return state
+        time.sleep(0.1)
+    return state
+
+
+def _is_stale(labels: dict[str, str]) -> bool:
+    return is_dead(labels[OWNER]) or time.time() > float(labels.get(UNTIL, 0))
+
+
+def _is_hiccup(error: BaseException) -> bool:
+    """The daemon was out for a moment: worth another try."""
+    cause = error.__cause__
+    return isinstance(cause, NoConnection) or (isinstance(cause, APIError) and cause.is_server_error())
+
+
+def _why_not(error: Exception) -> str:
+    if "Permission" in str(error):
+        return "no permission on the Docker daemon's socket: join the group docker, or use --sandbox bubblewrap"
+    return f"no Docker daemon answers (is dockerd running? DOCKER_HOST?): {str(error)[:200]}"
+
+
+def _ensure_image(api: docker.APIClient, name: str) -> None:
+    if _has_image(api, name):
+        return
+    if not name.startswith(PREFIX):
+        api.pull(*name.split(":")) if ":" in name else api.pull(name, tag="latest")
+        return
+    folder = host_part(name)
+    if not _has_image(api, BASE):
+        raise SandboxError(f"the image {BASE} is missing; make it with: bash scripts/base_image")
+    with locked(f"image-{name.replace('/', '-')}"):
+        if not _has_image(api, name):
+            _build(api, name, folder / "site")
+
+
+def _has_image(api: docker.APIClient, name: str) -> bool:
+    try:
+        api.inspect_image(name)
+    except ImageNotFound:
+        return False
+    return True
+
+
+def _build(api: docker.APIClient, name: str, site: Path) -> None:
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        tar.add(site, "site")
+        tar.add(make_env.__file__, "make_env.py")
+        info = tarfile.TarInfo("Dockerfile")
+        info.size = len(DOCKERFILE)
+        tar.addfile(info, io.BytesIO(DOCKERFILE.encode()))
+    context.seek(0)
+    for line in api.build(fileobj=context, custom_context=True, tag=name, network_mode="none", rm=True, forcerm=True, decode=True):
+        if "error" in line:
+            raise SandboxError(f"{name} cannot be built: {line['error']}")
