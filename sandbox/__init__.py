@@ -1,5 +1,31 @@
 """Isolated machines; knows nothing of tasks or models."""
 
 from .base import WORKDIR, Backend, ExecResult, Image, Limits, ResourceExhausted, Sandbox, SandboxError
+from .fake import DyingSandbox, FakeBackend, FakeSandbox, HangingSandbox
+from .images import ensure_environment, environment_name
+from .open import open_backend
+from .pool import Pool
+from .repo import apply_patch, diff, make_tree, tree_hash
 
-__all__ = ["WORKDIR", "Backend", "ExecResult", "Image", "Limits", "ResourceExhausted", "Sandbox", "SandboxError"]
+__all__ = [
+    "WORKDIR",
+    "Backend",
+    "DyingSandbox",
+    "ExecResult",
+    "FakeBackend",
+    "FakeSandbox",
+    "HangingSandbox",
+    "Image",
+    "Limits",
+    "Pool",
+    "ResourceExhausted",
+    "Sandbox",
+    "SandboxError",
+    "apply_patch",
+    "diff",
+    "ensure_environment",
+    "environment_name",
+    "make_tree",
+    "open_backend",
+    "tree_hash",
+]

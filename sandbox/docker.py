@@ -33,8 +33,9 @@ from .base import WORKDIR, Image, Limits, ResourceExhausted, SandboxError
 from .build import supervisor
 from .channel import CHUNK, Channel
 from .images import BASE, PREFIX, host_part
-from .machine import Machine, new_id, shares, unpack
+from .machine import Machine, new_id, shares
 from .owner import is_dead, owner
+from .repo import unpack
 from .store import locked
 
 SUPERVISOR = "/.supervisor"

