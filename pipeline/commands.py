@@ -1,61 +1,131 @@
-"""What each command does; cli.py has parsed its words and turns its exceptions into exit codes."""
+"""What the learner and its ranks say to each other, and the arithmetic of an optimiser's steps; knows no torch and no DeepSpeed."""
 
-import argparse
-import os
-import sys
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal, assert_never
 
-from .config import Config
-from .config_io import load_config
+import numpy as np
 
-GB = 1e9
+from .batch import MicroBatch
+from .config import LearnerConfig, LossConfig, OptimConfig
 
-
-def plan(arguments: argparse.Namespace) -> int:
-    """greengrad plan CONFIG."""
-    from .plan import make_plan
-    from .tables import print_plan
-
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    print_plan(make_plan(load_config(arguments.config, arguments.overrides, Config), float(memory)))
-    return 0
+Objective = Literal["policy", "fine_tune"]
 
 
-def show(arguments: argparse.Namespace) -> int:
-    """greengrad show RUN [EPISODE]."""
-    from .journal import Journal
-    from .report import evaluations
-    from .tables import print_episode, print_run
+@dataclass(frozen=True, slots=True)
+class LearnerSetup:
+    """Everything that a rank needs to start."""
 
-    with Journal(arguments.run, readonly=True) as journal:
-        if arguments.episode:
-            print_episode(journal.episode(arguments.episode))
-        else:
-            print_run(journal, evaluations(arguments.run))
-    return 0
-
-
-def view(arguments: argparse.Namespace) -> int:
-    """greengrad view RUN [--export FILE.html]."""
-    from .report import write_report
-
-    print(write_report(arguments.run, arguments.export))
-    return 0
-
-
-def tasks_list(arguments: argparse.Namespace) -> int:
-    """greengrad tasks list SUITE [--split NAME]."""
-    from tasks import load_suite
-
-    from .tables import print_tasks
-
-    suite = load_suite(arguments.suite)
-    print_tasks([task for task in suite.tasks if arguments.split in (None, task.split)])
-    return report_broken(arguments.suite, suite.broken)
+    model_folder: Path
+    """config.json, tokenizer and safetensors; the tokenizer goes into every export."""
+    learner: LearnerConfig
+    optim: OptimConfig
+    loss: LossConfig
+    logs: Path
+    """Folder for rank0.log ..."""
+    temperature: float = 1.0
+    """That of the sampling: log-probs are taken at it. Fine-tuning always uses 1."""
+    total_steps: int = 0
+    """Optimiser steps at which a cosine schedule reaches 0; a constant schedule ignores it."""
+    export_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    start_seconds: float = 900.0
+    """Limit for loading the model (the first start also compiles DeepSpeed's communication extension)."""
+    command_seconds: float = 7200.0
+    """Limit for one command."""
 
 
-def report_broken(path: Path, broken: dict[str, str]) -> int:
-    """One line for each task that could not be read; 1 if there is any."""
-    for name, what in broken.items():
-        print(f"{path}: {name}: {what}", file=sys.stderr)
-    return 1 if broken else 0
+@dataclass(frozen=True, slots=True)
+class Train:
+    """One rank's share of one or more optimiser steps: the same number of micro-batches on each rank."""
+
+    minibatches: tuple[tuple[MicroBatch, ...], ...]
+    objective: Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Log-probs of the masked tokens, without gradients."""
+
+    packs: tuple[MicroBatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Weights -> safetensors."""
+
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Weights, optimiser and step count -> a checkpoint."""
+
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """A checkpoint -> weights, optimiser and step count."""
+
+    folder: Path
+
+
+Command = Train | Score | Export | Save | Restore
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one rank saw of one optimiser step."""
+
+    stats: Any
+    """loss.LossStats of its micro-batches"""
+    grad_norm: float
+    """Before clipping, over all ranks."""
+    lr: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """One rank's answer to Train."""
+
+    steps: tuple[StepReport, ...]
+    peak_memory_gb: float
+    """Highest resident memory of the rank's process so far."""
+
+
+def learning_rate(step: int, optim: OptimConfig, total_steps: int) -> float:
+    """Rate of optimiser step `step` (from 0): linear warm-up over warmup_steps, then constant or cosine to 0 at total_steps."""
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
+    match optim.schedule:
+        case "constant":
+            return optim.lr
+        case "cosine":
+            progress = (step - optim.warmup_steps) / max(1, total_steps - optim.warmup_steps)
+            return optim.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        case _:
+            assert_never(optim.schedule)
+
+
+def split_minibatches(count: int, size: int, seed: tuple[int, int]) -> list[list[int]]:
+    """Shuffled indices in as few parts of at most `size` as possible, of nearly equal length (no tiny last step)."""
+    order = np.random.default_rng(seed).permutation(count)
+    return [part.tolist() for part in np.array_split(order, max(1, math.ceil(count / size)))]
+
+
+def summarise_steps(replies: Sequence[TrainReport]) -> dict[str, float]:
+    """Metrics of a call: over ranks first, then the mean over its optimiser steps."""
+    from .loss import merge_stats
+
+    steps = [merge_stats([reply.steps[index].stats for reply in replies]) for index in range(len(replies[0].steps))]
+    metrics = {f"loss/{name}": float(np.mean([asdict(step)[name] for step in steps])) for name in asdict(steps[0])}
+    norms = [step.grad_norm for step in replies[0].steps]
+    return metrics | {
+        "optim/steps": float(len(steps)),
+        "optim/lr": replies[0].steps[-1].lr,
+        "optim/grad_norm": float(np.mean(norms)),
+        "optim/grad_norm_max": max(norms),
+        "optim/peak_memory_gb": sum(reply.peak_memory_gb for reply in replies),
+    }

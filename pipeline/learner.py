@@ -1,0 +1,366 @@
+"""The learner: DeepSpeed engines in processes of their own, one per rank (the only DeepSpeed import; light until a rank starts).
+
+Knows samples and the objectives of loss.py, nothing of episodes, rewards or the engine that samples. The owner packs micro-batches
+(numpy) and sends each rank its share; the ranks talk gloo over loopback on the CPU and nccl on GPUs.
+
+Scaling: DeepSpeed averages over ranks (and over accumulation steps, which is switched off here). The token mean needs the plain sum
+of weight x token, so each loss is multiplied by the number of ranks. Learning rate: set by hand before each step, see learning_rate.
+
+Left out so far: LoRA, checkpoints across rank counts, sequence parallelism, weights loaded shard by shard (each rank reads the model).
+"""
+
+import math
+import os
+import resource
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+
+from .batch import MicroBatch, pack_micro_batches, weigh_samples
+from .commands import (
+    Command,
+    Export,
+    LearnerSetup,
+    Objective,
+    Restore,
+    Save,
+    Score,
+    StepReport,
+    Train,
+    TrainReport,
+    learning_rate,
+    split_minibatches,
+    summarise_steps,
+)
+from .config import OptimConfig
+from .ranks import Ranks, Seat
+from .types import Batch, Sample
+
+
+class DeepSpeedLearner:
+    """The Learner of types.py over `setup.learner.ranks` processes. A rank that fails raises RankError with its traceback."""
+
+    def __init__(self, setup: LearnerSetup) -> None:
+        self.setup = setup
+        self.steps = 0
+        """Optimiser steps done."""
+        self._ranks = Ranks(serve_rank, setup, setup.learner.ranks, setup.logs)
+        self._ranks.answers("start", setup.start_seconds)
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One pass of the clipped policy objective over the batch: ceil(samples / optim.batch_episodes) optimiser steps.
+
+        pi_old: with one optimiser step the current weights are pi_old, so the ratio is exactly 1 and nothing is computed twice;
+        with more, the learner scores all samples first (old_logprobs "learner") or takes the engine's numbers ("engine").
+        """
+        old: list[np.ndarray] | None = None
+        if self.setup.loss.old_logprobs == "engine":
+            old = [sample.logprobs_T for sample in batch.samples]
+        elif len(batch.samples) > self.setup.optim.batch_episodes:
+            old = self._score(batch.samples)
+        return self._train(batch.samples, "policy", old)
+
+    def fine_tune(self, batch: Batch) -> dict[str, float]:
+        """One pass of cross-entropy on the masked tokens, at temperature 1."""
+        return self._train(batch.samples, "fine_tune", None)
+
+    def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """log p of each token under the current weights, shape (T,) each, 0 at t = 0; at the sampling temperature."""
+        return self._score([replace(sample, mask_T=np.ones_like(sample.mask_T)) for sample in samples])
+
+    def export(self, folder: Path) -> None:
+        """Write a model folder that transformers and vLLM load, in one move; an older one of that name is replaced."""
+        with replaced_folder(folder) as partial:
+            self._call_all(Export(partial))
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint (weights, optimiser, step count) in one move: a kill leaves the old one or the new one."""
+        with replaced_folder(folder) as partial:
+            self._call_all(Save(partial))
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint of the same number of ranks."""
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no checkpoint at {folder}")
+        self.steps = self._call_all(Restore(folder.absolute()))[0]
+
+    def close(self) -> None:
+        """Stop the ranks; safe to call twice."""
+        self._ranks.close()
+
+    def _train(self, samples: Sequence[Sample], objective: Objective, old: list[np.ndarray] | None) -> dict[str, float]:
+        if not samples:
+            raise ValueError("a batch without samples carries no signal: skip the step")
+        learner, loss = self.setup.learner, self.setup.loss
+        shares: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(learner.ranks)]
+        parts = split_minibatches(len(samples), self.setup.optim.batch_episodes, (learner.seed, self.steps))
+        for part in parts:
+            chosen = [samples[index] for index in part]
+            weights_S = weigh_samples(chosen, loss.aggregation if objective == "policy" else "token")
+            chosen_old = None if old is None else [old[index] for index in part]
+            packs = pack_micro_batches(chosen, learner.micro_tokens, learner.ranks, weights_S, chosen_old)
+            for share, pack in zip(shares, packs, strict=True):
+                share.append(tuple(pack))
+        replies: list[TrainReport] = self._ranks.call([Train(tuple(share), objective) for share in shares], self.setup.command_seconds)
+        self.steps += len(parts)
+        return summarise_steps(replies)
+
+    def _score(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """log p of the masked tokens, shape (T,) each, 0 elsewhere."""
+        packs = pack_micro_batches(samples, self.setup.learner.micro_tokens, self.setup.learner.ranks)
+        replies = self._ranks.call([Score(tuple(pack)) for pack in packs], self.setup.command_seconds)
+        scores: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(samples)
+        for pack, reply in zip(packs, replies, strict=True):
+            for micro, logprobs_BT in zip(pack, reply, strict=True):
+                for row, logprobs_T in zip(micro.rows_B, logprobs_BT, strict=True):
+                    if row >= 0:
+                        scores[row] = logprobs_T[: len(samples[row].ids_T)]
+        return scores
+
+    def _call_all(self, command: Command) -> list[Any]:
+        return self._ranks.call([command] * self.setup.learner.ranks, self.setup.command_seconds)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A fresh folder beside `folder` that takes its place when the block ends without an error."""
+    folder = folder.absolute()
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+# ------------------------------------------------------------------------------------------------ inside a rank
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What a rank works with."""
+
+    setup: LearnerSetup
+    rank: int
+    ranks: int
+    engine: Any
+    """deepspeed.DeepSpeedEngine around loss.Scorer"""
+    model: Any
+    """The transformers model whose parameters the engine trains."""
+
+
+def serve_rank(seat: Seat, setup: LearnerSetup) -> None:
+    """A rank's life: start the engine, answer commands until the owner closes the pipe. An exception ends it, traceback in its log."""
+    shop = open_workshop(seat, setup)
+    seat.pipe.send("ready")
+    while True:
+        try:
+            command: Command = seat.pipe.recv()
+        except EOFError:
+            return
+        seat.pipe.send(obey(shop, command))
+
+
+def obey(shop: Workshop, command: Command) -> Any:
+    """Carry out one command; the answer goes back to the owner."""
+    match command:
+        case Train():
+            return train(shop, command)
+        case Score():
+            return [score(shop, pack) for pack in command.packs]
+        case Export():
+            return export_weights(shop, command.folder)
+        case Save():
+            shop.engine.save_checkpoint(str(command.folder), tag="state", save_latest=False)
+            return None
+        case Restore():
+            shop.engine.load_checkpoint(str(command.folder), tag="state")
+            return int(shop.engine.global_steps)
+        case _:
+            assert_never(command)
+
+
+def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
+    """Join the process group, load the model, wrap it in a DeepSpeed engine."""
+    prepare_environment(seat)
+    import deepspeed
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from .loss import Scorer
+
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(seat.rank)
+    else:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // seat.ranks))
+    torch.manual_seed(setup.learner.seed)
+    torch.distributed.init_process_group(
+        "nccl" if gpu else "gloo", init_method=f"file://{seat.rendezvous}", rank=seat.rank, world_size=seat.ranks
+    )
+    dtype = torch.bfloat16 if setup.learner.dtype == "bfloat16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(setup.model_folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+    if setup.learner.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train(setup.learner.activation_checkpointing)
+    engine, *_ = deepspeed.initialize(
+        model=Scorer(model, setup.learner.head_chunk),
+        optimizer=build_optimizer(model, setup.optim),
+        config=deepspeed_config(setup),
+    )
+    engine.train(setup.learner.activation_checkpointing)
+    return Workshop(setup, seat.rank, seat.ranks, engine, model)
+
+
+def prepare_environment(seat: Seat) -> None:
+    """Variables that DeepSpeed reads at import: no MPI, loopback only, its compiled extensions in our cache."""
+    cache = Path(os.environ.get("GREENGRAD_HOME", "~/.cache/greengrad")).expanduser()
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache / "torch_extensions"))
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ |= {"RANK": str(seat.rank), "LOCAL_RANK": str(seat.rank), "WORLD_SIZE": str(seat.ranks), "LOCAL_SIZE": str(seat.ranks)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def deepspeed_config(setup: LearnerSetup) -> dict[str, Any]:
+    """DeepSpeed's own configuration; small buckets, because its default of 5e8 elements takes 2 GB per buffer."""
+    learner = setup.learner
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": setup.optim.grad_clip,
+        "bf16": {"enabled": learner.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": learner.zero_stage,
+            "reduce_bucket_size": 20_000_000,
+            "allgather_bucket_size": 20_000_000,
+            "overlap_comm": False,
+            "offload_optimizer": {"device": learner.offload_optimizer},
+        },
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+def build_optimizer(model: Any, optim: OptimConfig) -> Any:
+    """torch AdamW; norms and biases (fewer than two dimensions) do not decay."""
+    import torch
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optim.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=optim.lr, betas=optim.betas, eps=optim.eps)
+
+
+def train(shop: Workshop, command: Train) -> TrainReport:
+    """All optimiser steps of one call."""
+    reports = [take_step(shop, packs, command.objective) for packs in command.minibatches]
+    return TrainReport(tuple(reports), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+
+def take_step(shop: Workshop, packs: Sequence[MicroBatch], objective: Objective) -> StepReport:
+    """One optimiser step: forward and backward of each micro-batch, then clip and update."""
+    from .loss import merge_stats
+
+    engine = shop.engine
+    lr = learning_rate(engine.global_steps, shop.setup.optim, shop.setup.total_steps)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    stats = []
+    for index, pack in enumerate(packs):
+        engine.set_gradient_accumulation_boundary(index == len(packs) - 1)
+        loss, part = compute_loss(shop, pack, objective)
+        if not math.isfinite(part.loss):
+            raise FloatingPointError(f"the loss of micro-batch {index} at optimiser step {engine.global_steps} is {part.loss}")
+        engine.backward(loss * shop.ranks, scale_wrt_gas=False)
+        stats.append(part)
+    norm = local_grad_norm(shop) if shop.setup.learner.zero_stage == 0 else None
+    engine.step()
+    return StepReport(merge_stats(stats), float(engine.get_global_grad_norm() if norm is None else norm), lr)
+
+
+def compute_loss(shop: Workshop, pack: MicroBatch, objective: Objective) -> tuple[Any, Any]:
+    """(loss tensor, LossStats) of one micro-batch."""
+    import torch
+
+    from .loss import Tokens, policy_loss, sft_loss
+
+    mask_BT = torch.from_numpy(pack.mask_BT)
+
+    def pick(array_BT: np.ndarray) -> Any:
+        return torch.from_numpy(array_BT)[mask_BT].to(shop.engine.device)
+
+    tokens = Tokens(
+        engine_M=pick(pack.engine_BT),
+        old_M=None if pack.old_BT is None else pick(pack.old_BT),
+        advantages_M=pick(pack.advantages_BT),
+        weights_M=pick(pack.weights_BT),
+    )
+    match objective:
+        case "policy":
+            return policy_loss(*forward(shop, pack, shop.setup.temperature), tokens, shop.setup.loss)
+        case "fine_tune":
+            return sft_loss(*forward(shop, pack, 1.0), tokens)
+        case _:
+            assert_never(objective)
+
+
+def forward(shop: Workshop, pack: MicroBatch, temperature: float) -> tuple[Any, Any]:
+    """Log-probs and entropies of the micro-batch's masked tokens, through the engine."""
+    import torch
+
+    device = shop.engine.device
+    scores: tuple[Any, Any] = shop.engine(torch.from_numpy(pack.ids_BT).to(device), torch.from_numpy(pack.mask_BT).to(device), temperature)
+    return scores
+
+
+def score(shop: Workshop, pack: MicroBatch) -> np.ndarray:
+    """Log-probs of the masked tokens, shape (B, T), 0 elsewhere."""
+    import torch
+
+    with torch.no_grad():
+        logprobs_M, _ = forward(shop, pack, shop.setup.temperature)
+    scores_BT = np.zeros(pack.ids_BT.shape, dtype=np.float32)
+    scores_BT[pack.mask_BT] = logprobs_M.float().cpu().numpy()
+    return scores_BT
+
+
+def local_grad_norm(shop: Workshop) -> float:
+    """Norm of the reduced gradients; only for ZeRO stage 0, where DeepSpeed clips but does not tell."""
+    import torch
+
+    norms = [p.grad.norm() for p in shop.model.parameters() if p.grad is not None]
+    return float(torch.stack(norms).norm())
+
+
+def export_weights(shop: Workshop, folder: Path) -> None:
+    """Rank 0 writes config and safetensors, and copies the tokenizer; under ZeRO-3 all ranks gather, one parameter at a time."""
+    import deepspeed
+    import torch
+
+    dtype = getattr(torch, shop.setup.export_dtype)
+    state = {}
+    for name, parameter in shop.model.named_parameters():
+        gathered = deepspeed.zero.GatheredParameters([parameter], enabled=shop.setup.learner.zero_stage == 3)
+        with gathered:
+            if shop.rank == 0:
+                state[name] = parameter.detach().to("cpu", dtype, copy=True)
+    if shop.rank == 0:
+        shop.model.config.dtype = dtype
+        shop.model.save_pretrained(folder, state_dict=state)
+        for source in shop.setup.model_folder.iterdir():
+            if source.is_file() and source.suffix not in {".safetensors", ".bin", ".pt"} and not (folder / source.name).exists():
+                shutil.copy2(source, folder / source.name)
