@@ -51,12 +51,14 @@ def _open_channel() -> Write | None:
 def _fingerprint() -> dict[str, int]:
     """Name -> identity of the code of every function and method of the runner."""
     found = {}
-    for module in (sys.modules[name] for name in _WATCHED if name in sys.modules):
-        for owner in (module, *(item for item in vars(module).values() if isinstance(item, type))):
-            for name, item in vars(owner).items():
+    for module in (name for name in _WATCHED if name in sys.modules):
+        names = vars(sys.modules[module])
+        owners = {module: names} | {f"{module}.{name}": vars(item) for name, item in names.items() if isinstance(item, type)}
+        for owner, items in owners.items():
+            for name, item in items.items():
                 code = getattr(getattr(item, "__func__", item), "__code__", None)
                 if code is not None:
-                    found[f"{owner.__name__}.{name}"] = id(code)
+                    found[f"{owner}.{name}"] = id(code)
     return found
 
 

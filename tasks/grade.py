@@ -1,0 +1,164 @@
+"""A patch -> a fresh sandbox -> a Verdict; knows no model and no agent, only the patch.
+
+How a patch might decide its own grade, and what stops it:
+
+  left out before it is applied (protect.py)     conftest.py, pytest.ini and the other settings files, sitecustomize, *.pth,
+                                                 modules that shadow pytest or the standard library, entry points (*.dist-info),
+                                                 .git*, the task's tests and what lies beside them, files that the tests would add
+  in eval.sh (script.py)                         no plugin autoload, no addopts of the repository, no captured output in the log
+  found by the witness (witness.py), a plugin    code under test that prints PASSED lines or an END marker, ends the process with
+  of ours with signed records out of band;       status 0 before or after the report, rewrites reports in a hook, replaces
+  a resolved log that it contradicts is SUSPECT  functions of the runner
+
+Not covered, because code under test shares a process with the tests: an object whose __eq__ is always true, source that finds
+out that a test is calling it, and code that searches the process' memory for the witness' key.
+"""
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from sandbox import Backend, Image, Limits, Pool, ResourceExhausted, Sandbox, SandboxError, apply_patch
+
+from .base import Outcome, Task, Verdict
+from .protect import drop_protected
+from .swebench import START, Reading, as_log, failure_reason, official_script, read_log
+from .witness import PLUGIN, Witness, plugin_text, read_witness
+
+LOG_BYTES = 32 << 20
+"""Kept of one evaluation log; a longer one loses its middle, and the tests named there count as not run."""
+ATTEMPTS = 3
+"""How often a machine may fail before the verdict is INFRA."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One run of a task's tests: its log, what the witness saw, how it ended."""
+
+    log: str
+    witness: Witness
+    timed_out: bool = False
+    broken: str = ""
+    """How the code under test brought its own machine down; "" where it did not."""
+
+
+async def grade(machines: Backend | Pool, task: Task, patch: str, limits: Limits | None = None) -> Verdict:
+    """Grade a patch from the patch alone, in a fresh sandbox; every ending is a Verdict, a machine that fails too (INFRA)."""
+    started = time.monotonic()
+    if not patch.strip():
+        return Verdict(task.instance_id, Outcome.NO_PATCH, "nothing was changed")
+    verdict = await _with_retries(machines, task, patch, _widen(limits or Limits(), task))
+    return replace(verdict, seconds=time.monotonic() - started)
+
+
+async def run_tests(sandbox: Sandbox, task: Task) -> Evaluation:
+    """Run a task's evaluation in a machine whose tree is the one to be graded (SandboxError where the machine fails)."""
+    folder = f"/tmp/greengrad-{secrets.token_hex(8)}"
+    key = secrets.token_hex(32).encode()
+    records = f"{folder}/records"
+    env = {"PYTHONPATH": folder, "PYTEST_ADDOPTS": f"-p {PLUGIN}", "GREENGRAD_WITNESS": records} if is_witnessed(task) else {}
+    try:
+        await sandbox.write(f"{folder}/{PLUGIN}.py", plugin_text().encode())
+        await sandbox.write(f"{folder}/eval.sh", official_script(task).encode())
+        result = await sandbox.run(f"/bin/bash {folder}/eval.sh", env=env, stdin=key, seconds=task.test_seconds)
+        await sandbox.kill_all()  # nothing may write to the record while it is read
+        return Evaluation(result.text, read_witness(await _read_records(sandbox, records), key), result.timed_out)
+    except ResourceExhausted as error:
+        return Evaluation("", Witness(), broken=str(error))
+
+
+def judge(task: Task, evaluation: Evaluation) -> Verdict:
+    """The verdict on one run of the tests: the official grader's, unless the witness contradicts it."""
+    verdict = Verdict(task.instance_id, Outcome.UNRESOLVED, log=evaluation.log, witness=evaluation.witness.statuses)
+    if evaluation.timed_out:
+        return replace(verdict, outcome=Outcome.TESTS_TIMEOUT, reason=f"the tests took more than {task.test_seconds:g} seconds")
+    if evaluation.broken:
+        return replace(verdict, reason=f"the tests brought their machine down: {evaluation.broken}")
+    if START not in evaluation.log:
+        return replace(verdict, outcome=Outcome.INFRA, reason="the evaluation script did not come to its tests")
+    reading = read_log(task, evaluation.log)
+    verdict = replace(verdict, tests=reading.tests)
+    if not reading.resolved:
+        return replace(verdict, reason=_shortfall(task, evaluation.log, reading))
+    doubt = _contradiction(task, evaluation.witness) if is_witnessed(task) else ""
+    return replace(verdict, outcome=Outcome.SUSPECT if doubt else Outcome.RESOLVED, reason=doubt)
+
+
+def is_witnessed(task: Task) -> bool:
+    """Whether the task's tests are run by pytest, so that our plugin can watch them."""
+    return task.log_parser.startswith("parse_log_pytest")
+
+
+async def _with_retries(machines: Backend | Pool, task: Task, patch: str, limits: Limits) -> Verdict:
+    """Machines that fail are replaced, up to ATTEMPTS in all; a timeout must happen twice."""
+    wait = wait_random_exponential(multiplier=0.2, max=5)
+    retrying = AsyncRetrying(stop=stop_after_attempt(ATTEMPTS), wait=wait, retry=retry_if_exception_type(SandboxError))
+    try:
+        verdict: Verdict = await retrying(_grade_once, machines, task, patch, limits)
+        if verdict.outcome is Outcome.TESTS_TIMEOUT:
+            verdict = await retrying(_grade_once, machines, task, patch, limits)
+    except RetryError as error:
+        return Verdict(task.instance_id, Outcome.INFRA, f"the machine failed {ATTEMPTS} times: {error.last_attempt.exception()}")
+    return verdict
+
+
+async def _grade_once(machines: Backend | Pool, task: Task, patch: str, limits: Limits) -> Verdict:
+    kept, dropped = drop_protected(task, patch)
+    async with _machine(machines, task.image, limits) as sandbox:
+        if kept and not await apply_patch(sandbox, kept):
+            return Verdict(task.instance_id, Outcome.PATCH_INVALID, "the patch does not apply", dropped=dropped)
+        evaluation = await run_tests(sandbox, task)
+    return replace(judge(task, evaluation), dropped=dropped)
+
+
+@asynccontextmanager
+async def _machine(machines: Backend | Pool, image: Image, limits: Limits) -> AsyncIterator[Sandbox]:
+    if isinstance(machines, Pool):
+        async with machines.lease(image, limits) as sandbox:
+            yield sandbox
+        return
+    sandbox = await machines.start(image, limits)
+    try:
+        yield sandbox
+    finally:
+        await sandbox.close()
+
+
+def _widen(limits: Limits, task: Task) -> Limits:
+    """Room for a whole log, and a life that outlasts one run of the tests."""
+    return replace(limits, output_bytes=max(limits.output_bytes, LOG_BYTES), episode_seconds=task.test_seconds + 300)
+
+
+async def _read_records(sandbox: Sandbox, path: str) -> bytes:
+    """The witness' record; empty where the code under test kept it from being written or took it away."""
+    try:
+        return await sandbox.read(path)
+    except OSError:
+        return b""
+
+
+def _contradiction(task: Task, witness: Witness) -> str:
+    """Why a log that says resolved is not believed; "" where the witness saw the same."""
+    if witness.forged:
+        return f"the log says resolved, but the record of the tests was tampered with: {witness.forged}"
+    if not witness.finished:
+        return "the log says resolved, but the test session did not come to its end"
+    if witness.changed:
+        return f"the log says resolved, but functions of the test runner were replaced: {', '.join(witness.changed[:5])}"
+    if not read_log(task, as_log(witness.statuses)).resolved:
+        bad = [test for test in (*task.fail_to_pass, *task.pass_to_pass) if witness.statuses.get(test) not in ("PASSED", "XFAIL")]
+        return f"the log says resolved, but these did not pass: {', '.join(bad[:5])}"
+    return ""
+
+
+def _shortfall(task: Task, log: str, reading: Reading) -> str:
+    """One line on why an evaluation is not resolved."""
+    if not reading.readable:
+        advice = failure_reason(log)
+        return "no test result could be read" + (f" ({advice[0]})" if advice else "")
+    failed = {key: reading.report[task.instance_id]["tests_status"][key]["failure"] for key in ("FAIL_TO_PASS", "PASS_TO_PASS")}
+    return "; ".join(f"{len(tests)} of {key} fail: {', '.join(tests[:3])}" for key, tests in failed.items() if tests)

@@ -1,0 +1,51 @@
+"""What a task folder runs: eval.sh in the official shape, and a Dockerfile that `docker build` can use; pure text.
+
+eval.sh is read by the official harness too, so everything that makes the tests deterministic and hard to steer from the tree is
+in it: no plugins found by entry points, no options of the repository's own, no captured output in the log, one hash seed.
+"""
+
+import shlex
+from collections.abc import Sequence
+
+from .patches import patch_paths
+from .swebench import END, START
+
+_HEREDOC = "EOF_114329324912"
+"""The official scripts' own end mark."""
+PYTEST = "pytest -rA --show-capture=no --tb=short -o addopts= -p no:cacheprovider --rootdir=/testbed"
+
+
+def pytest_command(sources: Sequence[str], tests: Sequence[str]) -> str:
+    """The test command: `sources` are folders below /testbed that hold the packages ("." or "src")."""
+    roots = " ".join(f"/testbed/{source}".removesuffix("/.") for source in sources)
+    return f"{PYTEST} -o pythonpath={shlex.quote(roots)} {shlex.join(tests)}"
+
+
+def eval_script(base_commit: str, test_patch: str, command: str) -> str:
+    """The evaluation as the official harness runs it, for a test patch that only adds files."""
+    files = shlex.join(patch_paths(test_patch))
+    return f"""#!/bin/bash
+set -uxo pipefail
+cd /testbed
+git config --global --add safe.directory /testbed
+git status
+git -c core.fileMode=false diff {base_commit}
+rm -rf {files}
+git apply -v - <<'{_HEREDOC}'
+{test_patch}{_HEREDOC}
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0
+: '{START}'
+{command}
+: '{END}'
+rm -rf {files}
+"""
+
+
+def dockerfile(environment: str) -> str:
+    """The image of a task on top of its environment, with tree.tar beside this file as the build's context."""
+    return f"""FROM {environment}
+USER root
+ADD tree.tar /testbed/
+RUN git config --system --add safe.directory /testbed
+WORKDIR /testbed
+"""
