@@ -1,4 +1,4 @@
-"""The entry point: words -> a function of commands.py, and its failures -> one line and an exit code.
+"""The entry point: words -> a function of jobs.py, and its failures -> one line and an exit code.
 
     0    done                     1    the work failed, or infra verdicts remain
     2    wrong use                130  interrupted (143: terminated), after the sandboxes are torn down
@@ -25,9 +25,9 @@ def main(words: Sequence[str] | None = None) -> int:
     was_terminated = _catch_termination()
     try:
         _set_up_logging(arguments.verbose)
-        from . import commands
+        from . import jobs
 
-        command: Callable[[argparse.Namespace], int] = getattr(commands, arguments.function)
+        command: Callable[[argparse.Namespace], int] = getattr(jobs, arguments.function)
         return command(arguments)
     except KeyboardInterrupt:
         return _fail(arguments, "interrupted", 143 if was_terminated() else 130)

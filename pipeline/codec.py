@@ -11,6 +11,7 @@ import sys
 import zlib
 from array import array
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from tasks import Outcome, Verdict
@@ -28,7 +29,7 @@ def encode_episode(episode: Episode) -> bytes:
         shared = _common_length(context, turn.prompt)
         turns.append(_turn_fields(turn, shared))
         context = turn.prompt + turn.completion.ids
-    fields = {
+    found = {
         "format": FORMAT,
         "ids": [episode.episode_id, episode.group_id, episode.instance_id],
         "turns": turns,
@@ -39,29 +40,29 @@ def encode_episode(episode: Episode) -> bytes:
         "retries": episode.retries,
         "seconds": episode.seconds,
     }
-    return zlib.compress(json.dumps(fields, separators=(",", ":")).encode("utf-8"), level=6)
+    return zlib.compress(json.dumps(found, separators=(",", ":")).encode("utf-8"), level=6)
 
 
 def decode_episode(data: bytes) -> Episode:
     """What encode_episode was given; ValueError for anything else."""
     try:
-        fields = json.loads(zlib.decompress(data))
+        found = json.loads(zlib.decompress(data))
     except zlib.error as error:
         raise ValueError(f"not an encoded episode: {error}") from None
-    if fields["format"] != FORMAT:
-        raise ValueError(f"an episode of format {fields['format']}, and this version reads {FORMAT}")
-    episode_id, group_id, instance_id = fields["ids"]
+    if found["format"] != FORMAT:
+        raise ValueError(f"an episode of format {found['format']}, and this version reads {FORMAT}")
+    episode_id, group_id, instance_id = found["ids"]
     return Episode(
         episode_id=episode_id,
         group_id=group_id,
         instance_id=instance_id,
-        turns=tuple(_turns(fields["turns"])),
-        stop=Stop(fields["stop"]),
-        patch=fields["patch"],
-        verdict=_verdict(fields["verdict"]) if fields["verdict"] else None,
-        error=fields["error"],
-        retries=fields["retries"],
-        seconds=fields["seconds"],
+        turns=tuple(_turns(found["turns"])),
+        stop=Stop(found["stop"]),
+        patch=found["patch"],
+        verdict=_verdict(found["verdict"]) if found["verdict"] else None,
+        error=found["error"],
+        retries=found["retries"],
+        seconds=found["seconds"],
     )
 
 
@@ -100,19 +101,12 @@ def _turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
 
 
 def _verdict_fields(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "instance_id": verdict.instance_id,
-        "outcome": verdict.outcome.value,
-        "reason": verdict.reason,
-        "tests": verdict.tests,
-        "seconds": verdict.seconds,
-        "log": verdict.log,
-        "dropped": verdict.dropped,
-    }
+    return {field.name: getattr(verdict, field.name) for field in fields(Verdict)}
 
 
-def _verdict(fields: dict[str, Any]) -> Verdict:
-    return Verdict(**{**fields, "outcome": Outcome(fields["outcome"]), "dropped": tuple(fields["dropped"])})
+def _verdict(found: dict[str, Any]) -> Verdict:
+    """JSON has no tuples and no enumerations; a field that was added since keeps its default."""
+    return Verdict(**{**found, "outcome": Outcome(found["outcome"]), "dropped": tuple(found["dropped"])})
 
 
 def _common_length(left: Sequence[int], right: Sequence[int]) -> int:

@@ -29,8 +29,17 @@ def completions(draw: st.DrawFn) -> Completion:
 
 calls = st.builds(ToolCall, texts, st.dictionaries(texts, texts, max_size=3))
 turns = st.builds(Turn, ids, completions(), st.none() | calls, texts, floats, floats)
+statuses = st.dictionaries(texts, texts, max_size=3)
 verdicts = st.builds(
-    Verdict, texts, st.sampled_from(Outcome), texts, st.dictionaries(texts, texts, max_size=3), floats, texts, st.lists(texts).map(tuple)
+    Verdict,
+    instance_id=texts,
+    outcome=st.sampled_from(Outcome),
+    reason=texts,
+    tests=statuses,
+    seconds=floats,
+    log=texts,
+    witness=statuses,
+    dropped=st.lists(texts).map(tuple),
 )
 episodes = st.builds(
     Episode,

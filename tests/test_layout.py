@@ -111,7 +111,9 @@ def tracked() -> list[Path]:
 
 
 FORBIDDEN = {
-    "a path of one machine": re.compile(r"/(?:work|farm|opt|root|mnt|Users)/(?!env\b)|/home/(?!agent\b)\w"),
+    "a path of one machine": re.compile(
+        r"(?<![\w.$}])/(?:work|farm|opt/wheels|opt/pypi|root|mnt|Users|tmp/(?:gv|h\d))/\w|/home/(?!agent\b)\w"
+    ),
     "a package index or registry": re.compile(
         r"https?://(?:pypi\.|files\.pythonhosted|download\.pytorch|docker\.io|ghcr\.io|quay\.io|registry)", re.I
     ),
