@@ -52,8 +52,9 @@ async def train(config: Config, journal: Journal, world: World) -> None:
             metrics |= await asyncio.to_thread(world.learner.step, batch)
             metrics |= await publish_step(config, journal, world, batch)
         if batch.samples and is_saved(config, step):
-            await asyncio.to_thread(save_checkpoint, journal.run, world.learner, step, config.train.keep_checkpoints)
+            await asyncio.to_thread(save_checkpoint, journal.run, world.learner, step)
         journal.commit_step(step, metrics | {"train/version": float(world.policy.version)})
+        prune_checkpoints(journal.run, config.train.keep_checkpoints)
         log.info(describe_step(step, config.train.steps, metrics))
 
 
@@ -98,10 +99,9 @@ async def resume(config: Config, journal: Journal, world: World) -> None:
         return
     saved = find_checkpoint(journal.run, journal.next_step)
     if saved is not None:
-        await asyncio.to_thread(world.learner.restore, journal.run / "checkpoints" / f"step-{saved:05d}")
-    batch = None
+        await asyncio.to_thread(world.learner.restore, saved)
     for step in steps:
-        if saved is not None and step <= saved:
+        if saved is not None and step <= _number(saved):
             continue
         batch = build_batch(journal.groups(step), config.credit, config.rollout.max_turns)
         if batch.samples:
@@ -125,22 +125,25 @@ def is_saved(config: Config, step: int) -> bool:
     return (step + 1) % config.train.save_every == 0 or step + 1 == config.train.steps
 
 
-def find_checkpoint(run: Path, next_step: int) -> int | None:
+def find_checkpoint(run: Path, next_step: int) -> Path | None:
     """The newest checkpoint of a committed step; one that was written just before a crash is ahead of the journal and not used."""
-    steps = [int(folder.name.removeprefix("step-")) for folder in (run / "checkpoints").glob("step-?????")]
-    return max((step for step in steps if step < next_step), default=None)
+    folders = sorted((run / "checkpoints").glob("step-?????"))
+    return next((folder for folder in reversed(folders) if _number(folder) < next_step), None)
 
 
-def save_checkpoint(run: Path, learner: Learner, step: int, keep: int) -> None:
-    """checkpoints/step-NNNNN, there whole or not at all; older ones than the newest `keep` are removed."""
-    folder = run / "checkpoints"
-    part, final = folder / f"part-{step:05d}", folder / f"step-{step:05d}"
-    for stale in (part, final):
-        shutil.rmtree(stale, ignore_errors=True)
-    learner.save(part)
-    part.rename(final)
-    for old in sorted(folder.glob("step-?????"))[:-keep]:
+def save_checkpoint(run: Path, learner: Learner, step: int) -> None:
+    """checkpoints/step-NNNNN, there whole or not at all."""
+    learner.save(run / "checkpoints" / f"step-{step:05d}")
+
+
+def prune_checkpoints(run: Path, keep: int) -> None:
+    """Remove all but the newest `keep`; called after a commit, so that a crash never leaves only a checkpoint that is not committed."""
+    for old in sorted((run / "checkpoints").glob("step-?????"))[:-keep]:
         shutil.rmtree(old)
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:

@@ -29,18 +29,19 @@ async def open_rig(sandbox: SandboxConfig, rollout: RolloutConfig, chat: Chat, c
     """Machines and graders: what an episode is made with, whoever acts."""
     limits = replace(sandbox.limits, episode_seconds=sandbox.episode_seconds + SPARE_SECONDS)
     backend = open_backend(sandbox.backend)
-    async with Pool(backend, limits, sandbox.concurrency, ahead=1) as machines:
-        async with Pool(backend, limits, sandbox.concurrency, ahead=1) as graders:
-            yield Rig(
-                chat=chat,
-                machines=machines,
-                diff=diff,
-                grade=partial(grade, graders, limits=limits),
-                rollout=rollout,
-                context=context,
-                command_seconds=sandbox.command_seconds,
-                episode_seconds=sandbox.episode_seconds,
-            )
+    acting = Pool(backend, limits, sandbox.concurrency, ahead=1)
+    grading = Pool(backend, limits, sandbox.concurrency, ahead=1)
+    async with acting as machines, grading as graders:
+        yield Rig(
+            chat=chat,
+            machines=machines,
+            diff=diff,
+            grade=partial(grade, graders, limits=limits),
+            rollout=rollout,
+            context=context,
+            command_seconds=sandbox.command_seconds,
+            episode_seconds=sandbox.episode_seconds,
+        )
 
 
 def choose_split(config: TasksConfig) -> Sequence[Task]:
