@@ -1,0 +1,165 @@
+"""The loop from end to end on fakes: it learns, it resumes to the same weights, it refuses stale tokens."""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import Config, CreditConfig, OptimConfig, PolicyConfig, RolloutConfig, TasksConfig, TrainConfig
+from pipeline.fake import MemoryMachines, MemorySandbox, SoftmaxLearner, SoftmaxPolicy
+from pipeline.journal import Journal
+from pipeline.prompt import ByteTemplate, Chat
+from pipeline.publish import PublishError
+from pipeline.rollout import Rig
+from pipeline.train import World, train
+from pipeline.types import Batch
+from sandbox import Image, Sandbox
+from tasks import Outcome, Task, Verdict
+
+RIGHT = "```edit\ncalc.py\n<<<<<<<\na - b\n=======\na + b\n>>>>>>>\n```"
+WRONG = "```edit\ncalc.py\n<<<<<<<\na - b\n=======\na * b\n>>>>>>>\n```"
+SUBMIT = "```submit\n```"
+CHAT = Chat(ByteTemplate())
+TEXTS = (RIGHT, WRONG, SUBMIT)
+
+
+def make_task(number: int) -> Task:
+    return Task(
+        instance_id=f"toy-{number}",
+        repo="toy/toy",
+        version="1",
+        base_commit="0" * 40,
+        problem_statement="add is wrong",
+        image=Image("toy"),
+        gold_patch="",
+        test_patch="",
+        eval_script="",
+        log_parser="parse_log_pytest",
+        fail_to_pass=("t",),
+        pass_to_pass=(),
+    )
+
+
+async def read_patch(sandbox: Sandbox, image: Image) -> str:
+    text = (await sandbox.read("/testbed/calc.py")).decode()
+    return "" if "a - b" in text else text
+
+
+async def grade_text(task: Task, patch: str) -> Verdict:
+    if not patch:
+        return Verdict(task.instance_id, Outcome.NO_PATCH)
+    return Verdict(task.instance_id, Outcome.RESOLVED if "a + b" in patch else Outcome.UNRESOLVED)
+
+
+def make_world(texts: tuple[str, ...] = TEXTS, learner: SoftmaxLearner | None = None) -> World:
+    rollout = RolloutConfig(tasks_per_step=2, group_size=8, max_turns=4)
+    machines = MemoryMachines(lambda: MemorySandbox({"calc.py": b"def add(a, b):\n    return a - b\n"}))
+    rig = Rig(CHAT, machines, read_patch, grade_text, rollout, context=10_000, command_seconds=5, episode_seconds=60)
+    return World(SoftmaxPolicy(CHAT, texts), learner or SoftmaxLearner(CHAT, texts), rig, [make_task(0), make_task(1)])
+
+
+def make_config(steps: int, seed: int = 0, **train_keys: int) -> Config:
+    return Config(
+        tasks=TasksConfig(suite=Path("none")),
+        rollout=RolloutConfig(tasks_per_step=2, group_size=8, max_turns=4),
+        credit=CreditConfig(length_threshold=10),
+        optim=OptimConfig(lr=1.0),
+        train=TrainConfig(steps=steps, seed=seed, **train_keys),
+    )
+
+
+def count_resolved(journal: Journal, step: int) -> int:
+    return sum(episode.reward == 1.0 for episode in journal.episodes(step))
+
+
+def fisher(before: int, after: int, trials: int) -> float:
+    """One-sided p that `after` of `trials` is no better than `before` of `trials` (Fisher's exact test)."""
+    both = before + after
+    ways = [math.comb(trials, k) * math.comb(trials, both - k) for k in range(after, min(both, trials) + 1)]
+    return sum(ways) / math.comb(2 * trials, both)
+
+
+async def test_the_loop_learns_to_resolve_the_toy_task(tmp_path: Path) -> None:
+    before = after = 0
+    for seed in range(4):
+        with Journal(tmp_path / str(seed)) as journal:
+            await train(make_config(12, seed), journal, make_world())
+            before += count_resolved(journal, 0)
+            after += count_resolved(journal, 11)
+    assert fisher(before, after, 4 * 16) < 0.01, (before, after)
+
+
+class DyingLearner(SoftmaxLearner):
+    """Dies in its n-th step, as a killed process would: nothing after it is done."""
+
+    left = 3
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return super().step(batch)
+
+
+@pytest.mark.parametrize("save_every", [1, 2, 5])
+async def test_a_run_that_dies_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path, save_every: int) -> None:
+    config = make_config(6, save_every=save_every)
+    with Journal(tmp_path / "whole") as journal:
+        whole = make_world()
+        await train(config, journal, whole)
+    with Journal(tmp_path / "cut") as journal:
+        with pytest.raises(KeyboardInterrupt):
+            await train(config, journal, make_world(learner=DyingLearner(CHAT, TEXTS)))
+        finished = {row.episode_id for row in journal.rows()}
+        assert finished and journal.next_step < 6
+    with Journal(tmp_path / "cut") as journal:
+        resumed = make_world()
+        await train(config, journal, resumed)
+        assert len(journal.rows()) == 6 * 2 * 8
+        assert finished <= {row.episode_id for row in journal.rows()}
+    assert resumed.policy.version == whole.policy.version > 0
+    np.testing.assert_array_equal(await _log_p(resumed), await _log_p(whole))
+
+
+async def _log_p(world: World) -> np.ndarray:
+    return await world.policy.logprobs(CHAT.write(RIGHT))
+
+
+async def test_a_step_without_a_mixed_group_is_skipped_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Journal(tmp_path) as journal, caplog.at_level(logging.INFO, "pipeline.train"):
+        await train(make_config(2), journal, make_world((SUBMIT,)))
+        assert [metrics["train/version"] for metrics in journal.steps().values()] == [0.0, 0.0]
+    assert caplog.text.count("skipped: no signal") == 2
+    assert not (tmp_path / "weights").exists()
+
+
+async def test_tokens_of_older_weights_are_refused_at_the_door(tmp_path: Path) -> None:
+    world = make_world()
+    stale = world.policy.sample
+
+    async def sample_late(prompt, max_tokens, seed):  # type: ignore[no-untyped-def]
+        world.policy.version = 0
+        completion = await stale(prompt, max_tokens, seed)
+        world.policy.version = 1
+        return completion
+
+    world.policy.sample = sample_late  # type: ignore[method-assign]
+    with Journal(tmp_path) as journal, pytest.raises(RuntimeError, match="sampled by version 0, but the learner is at 1"):
+        await train(make_config(1), journal, world)
+
+
+class DeafPolicy(SoftmaxPolicy):
+    """Takes a new version's number, and keeps its old weights."""
+
+    async def load(self, folder: Path, version: int) -> None:
+        self.version = version
+
+
+async def test_a_publish_that_does_not_arrive_stops_the_run(tmp_path: Path) -> None:
+    made = make_world()
+    world = World(DeafPolicy(CHAT, TEXTS), made.learner, made.rig, made.tasks)
+    with Journal(tmp_path) as journal, pytest.raises(PublishError, match="does not hold the learner's weights"):
+        config = make_config(3)
+        await train(config.model_copy(update={"policy": PolicyConfig(publish_tolerance=1e-6)}), journal, world)
