@@ -4,6 +4,7 @@ Every mistake of a person is a ValueError or FileNotFoundError with one line: wh
 """
 
 import difflib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +19,13 @@ M = TypeVar("M", bound=BaseModel)
 COMMAND_LINE = "command line"
 
 
-def load_config(path: Path, overrides: Sequence[str], schema: type[M]) -> M:
-    """Read a YAML file, put `--section.key value ...` into its tree, and check the whole against the schema.
+def load_config(path: Path | None, overrides: Sequence[str], schema: type[M]) -> M:
+    """Read a YAML file (None: start from nothing), put `--section.key value ...` into its tree, check the whole against the schema.
 
     >>> load_config(Path("configs/quickstart.yaml"), ["--optim.lr", "3e-6"], Config).optim.lr
     3e-06
     """
-    tree = read_yaml(path)
+    tree = read_yaml(path) if path else {}
     pairs = parse_overrides(overrides)
     for key, value in pairs.items():
         _check_key(key, schema)
@@ -32,7 +33,7 @@ def load_config(path: Path, overrides: Sequence[str], schema: type[M]) -> M:
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(details, path, pairs, schema) for details in error.errors()[:3])) from None
+        raise ValueError("; ".join(_explain(details, path or COMMAND_LINE, pairs, schema) for details in error.errors()[:3])) from None
 
 
 def dump_config(config: BaseModel, path: Path) -> None:
@@ -40,6 +41,11 @@ def dump_config(config: BaseModel, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     os.replace(part, path)
+
+
+def override(key: str, value: str | int | Path) -> list[str]:
+    """The words of one override; text stays text, whatever it would mean in YAML."""
+    return [f"--{key}", str(value) if isinstance(value, int) else json.dumps(str(value))]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -140,10 +146,10 @@ def _suggest(key: str, known: Mapping[str, object]) -> str:
     return f" ({section or 'the top level'} has: {', '.join(siblings)})" if siblings else ""
 
 
-def _explain(details: ErrorDetails, path: Path, pairs: Mapping[str, object], schema: type[BaseModel]) -> str:
+def _explain(details: ErrorDetails, path: Path | str, pairs: Mapping[str, object], schema: type[BaseModel]) -> str:
     """One pydantic error as 'where: key = value: what is allowed'."""
     key = ".".join(str(part) for part in details["loc"])
-    where = f"{COMMAND_LINE}" if key in pairs else str(path)
+    where = COMMAND_LINE if key in pairs else str(path)
     if details["type"] == "extra_forbidden":
         return f"{where}: unknown key {key}{_suggest(key, dict(_keys(schema)))}"
     if details["type"] == "missing":

@@ -1,11 +1,12 @@
-"""How well a policy does on tasks: one episode an instance, graded, recorded, resumable; knows neither models nor sandboxes.
+"""Episodes without learning: each piece of work attempted once, recorded, resumable; knows neither models nor sandboxes.
 
-The same command on the same folder goes on: an instance with a verdict is not attempted again, one that the infrastructure
-failed is. The score counts what is still without a verdict as not resolved, as the official harness does.
+The same command on the same folder goes on: what has a verdict is not attempted again, what the infrastructure failed is, under
+a new id (NAME~1). A score counts what is still without a verdict as not resolved, as the official harness does.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from tasks import Outcome, Task
@@ -17,7 +18,11 @@ from .results import Results, save_results, summarise
 from .rollout import Rig, Slot, run_episode
 from .types import Episode, Policy
 
-PHASE = "evaluate"
+AGAIN = "~"
+"""Between the name of a piece of work and the number of an attempt that follows a failed one."""
+
+Attempt = Callable[[Task, str], Awaitable[Episode]]
+"""A task and the id of its new episode -> the episode, graded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,54 +36,69 @@ class Actor:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One episode that is wanted."""
+
+    name: str
+    task: Task
+
+
 async def evaluate(actor: Actor, tasks: Sequence[Task], rig: Rig, journal: Journal, title: str = "evaluate") -> Results:
-    """Attempt what has no verdict yet, and write the summary. The journal's folder holds everything."""
-    started = time.monotonic()
-    before = sum(phase.seconds for phase in journal.phases() if phase.name == PHASE)
-    attempts = count_attempts(journal)
-    done = finished(journal)
-    open_tasks = [task for task in tasks if task.instance_id not in done]
-    try:
-        with progress(title, len(open_tasks)) as bar:
-            await gather([_attempt(actor, task, rig, _Record(journal, bar, attempts.get(task.instance_id, 0))) for task in open_tasks])
-    finally:
-        seconds = before + time.monotonic() - started
-        journal.mark_phase(PHASE, seconds)
-    results = summarise(actor.name, last_episodes(journal, tasks), seconds)
+    """One episode of each task, and the summary. The journal's folder holds everything."""
+    return await evaluate_work(actor, [Work(task.instance_id, task) for task in tasks], rig, journal, title)
+
+
+async def evaluate_work(actor: Actor, work: Sequence[Work], rig: Rig, journal: Journal, title: str) -> Results:
+    """The wanted episodes, acted by a policy, and their summary."""
+
+    async def act(task: Task, name: str) -> Episode:
+        return await run_episode(actor.policy_for(task), task, rig, Slot(name, task.instance_id, actor.seed))
+
+    seconds = await attempt_all(journal, work, act, title)
+    results = summarise(actor.name, newest_episodes(journal, work), seconds)
     save_results(journal.run, results)
     return results
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """Where a finished episode is told."""
+async def attempt_all(journal: Journal, work: Sequence[Work], attempt: Attempt, title: str) -> float:
+    """Attempt what has no verdict yet; returns the seconds that this and earlier runs took."""
+    started = time.monotonic()
+    before = sum(phase.seconds for phase in journal.phases() if phase.name == title)
+    done = finished(journal)
+    open_work = [one for one in work if one.name not in done]
+    attempts = count_attempts(journal)
+    try:
+        with progress(title, len(open_work)) as bar:
+            await gather([_attempt(one, attempts[one.name], attempt, journal, bar) for one in open_work])
+    finally:
+        seconds = before + time.monotonic() - started
+        journal.mark_phase(title, seconds)
+    return seconds
 
-    journal: Journal
-    bar: Progress
-    attempt: int
 
-
-async def _attempt(actor: Actor, task: Task, rig: Rig, record: _Record) -> None:
-    slot = Slot(f"{task.instance_id}.{record.attempt:02d}", task.instance_id, actor.seed)
-    episode = await run_episode(actor.policy_for(task), task, rig, slot)
-    record.journal.record_episode(episode, step=0)
-    record.bar.advance(f"{task.instance_id} {episode.verdict.outcome.value if episode.verdict else episode.stop.value}")
+async def _attempt(one: Work, before: int, attempt: Attempt, journal: Journal, bar: Progress) -> None:
+    name = f"{one.name}{AGAIN}{before}" if before else one.name
+    episode = await attempt(one.task, name)
+    journal.record_episode(episode, step=0)
+    bar.advance(f"{one.name} {episode.verdict.outcome.value if episode.verdict else episode.stop.value}")
 
 
 def finished(journal: Journal) -> set[str]:
-    """Instances with a verdict."""
-    return {row.instance_id for row in journal.rows() if row.outcome not in (None, Outcome.INFRA)}
+    """Names of the work that has a verdict."""
+    return {_name(row.episode_id) for row in journal.rows() if row.outcome not in (None, Outcome.INFRA)}
 
 
-def count_attempts(journal: Journal) -> dict[str, int]:
-    """Instance -> episodes recorded, those that the infrastructure failed included."""
-    counts: dict[str, int] = {}
-    for row in journal.rows():
-        counts[row.instance_id] = counts.get(row.instance_id, 0) + 1
-    return counts
+def count_attempts(journal: Journal) -> Counter[str]:
+    """Name -> episodes recorded, those that the infrastructure failed included."""
+    return Counter(_name(row.episode_id) for row in journal.rows())
 
 
-def last_episodes(journal: Journal, tasks: Sequence[Task]) -> list[Episode]:
-    """The newest episode of each task, in the order of the tasks."""
-    newest = {row.instance_id: row.episode_id for row in journal.rows()}
-    return [journal.episode(newest[task.instance_id]) for task in tasks if task.instance_id in newest]
+def newest_episodes(journal: Journal, work: Sequence[Work]) -> list[Episode]:
+    """The last attempt of each piece of work, in the order of the work."""
+    newest = {_name(row.episode_id): row.episode_id for row in journal.rows()}
+    return [journal.episode(newest[one.name]) for one in work if one.name in newest]
+
+
+def _name(episode_id: str) -> str:
+    return episode_id.partition(AGAIN)[0]

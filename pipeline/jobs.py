@@ -1,14 +1,40 @@
 """What each command does; cli.py has parsed its words and turns its exceptions into exit codes."""
 
 import argparse
+import asyncio
+import json
+import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .config import Config
-from .config_io import load_config
+from .config_io import dump_config, load_config, override
 
-GB = 1e9
+if TYPE_CHECKING:
+    from .results import Results
+
+SCRIPT_TURNS = 1000
+"""Turns of a script in `eval`, where no configuration says otherwise."""
+
+log = logging.getLogger(__name__)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """greengrad doctor [--json] [--clean]."""
+    from .doctor import clean, examine
+    from .tables import print_checks
+
+    if arguments.clean:
+        print(f"removed {asyncio.run(clean())} sandboxes that dead processes left behind", file=sys.stderr)
+    checks = asyncio.run(examine())
+    if arguments.json:
+        print(json.dumps({check.name: {"ok": check.ok, "detail": check.detail} for check in checks}, indent=2))
+    else:
+        print_checks(checks)
+    return 0 if any(check.ok for check in checks if check.name in ("docker", "bubblewrap")) else 1
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -19,6 +45,88 @@ def plan(arguments: argparse.Namespace) -> int:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     print_plan(make_plan(load_config(arguments.config, arguments.overrides, Config), float(memory)))
     return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """greengrad eval SUITE --policy ... --out DIR."""
+    from .suite import evaluate_suite
+
+    config = eval_config(arguments)
+    start_run(arguments.out, config)
+    return conclude(asyncio.run(evaluate_suite(config, arguments.split, arguments.out)), arguments.out)
+
+
+def eval_config(arguments: argparse.Namespace) -> Config:
+    """The file of --config, if any, with the options of `eval` in it."""
+    words = override("tasks.suite", arguments.suite)
+    if arguments.limit:
+        words += override("tasks.limit", arguments.limit)
+    kind, _, name = arguments.policy.partition(":")
+    if kind in ("http", "https"):
+        words += [*override("policy.url", arguments.policy), *override("rollout.policy", "model")]
+    elif kind == "model" and name:
+        words += [*override("model.path", name), *override("rollout.policy", "model")]
+    elif arguments.policy in ("gold", "noop") or (kind == "script" and name):
+        words += override("rollout.policy", arguments.policy)
+        if arguments.config is None:
+            words += override("rollout.max_turns", SCRIPT_TURNS)
+    else:
+        raise ValueError(f"--policy {arguments.policy}: choose gold, noop, script:FILE, model:DIR or a URL")
+    return load_config(arguments.config, [*words, *sandbox_overrides(arguments), *arguments.overrides], Config)
+
+
+def grade(arguments: argparse.Namespace) -> int:
+    """greengrad grade SUITE --predictions FILE --out DIR."""
+    from tasks import load_suite
+
+    from .predictions import read_predictions
+    from .suite import grade_predictions
+
+    suite = load_suite(arguments.suite)
+    predictions = read_predictions(arguments.predictions, {task.instance_id for task in suite.tasks})
+    config = load_config(None, [*override("tasks.suite", arguments.suite), *sandbox_overrides(arguments)], Config)
+    start_run(arguments.out, config)
+    return conclude(asyncio.run(grade_predictions(config, predictions, arguments.out)), arguments.out)
+
+
+def rollout(arguments: argparse.Namespace) -> int:
+    """greengrad rollout CONFIG [--tasks SUITE] [--run DIR]."""
+    from .suite import roll_out
+
+    words = override("tasks.suite", arguments.tasks) if arguments.tasks else []
+    config = load_config(arguments.config, [*words, *arguments.overrides], Config)
+    run = arguments.run or Path("runs") / config.name
+    start_run(run, config)
+    return conclude(asyncio.run(roll_out(config, run)), run)
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """greengrad train CONFIG [--run DIR]."""
+    config = load_config(arguments.config, arguments.overrides, Config)
+    if config.model is None:
+        raise ValueError(f"{arguments.config}: model.path is missing: training needs a model")
+    run = arguments.run or Path("runs") / config.name
+    start_run(run, config)
+    asyncio.run(_train(config, run))
+    print(f"done; greengrad show {run} and {run}/report.html show it")
+    return 0
+
+
+async def _train(config: Config, run: Path) -> None:
+    from .actor import choose_tasks, prepare_machines
+    from .journal import Journal
+    from .report import write_report
+    from .train import train as run_steps
+    from .world import open_world
+
+    await prepare_machines(config.sandbox.backend, choose_tasks(config.tasks, config.tasks.split))
+    with Journal(run) as journal:
+        if journal.next_step < config.train.steps:
+            async with open_world(config, run) as world:
+                await run_steps(config, journal, world)
+        else:
+            log.info("all %d steps are committed already", config.train.steps)
+    write_report(run)
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -51,11 +159,40 @@ def tasks_list(arguments: argparse.Namespace) -> int:
 
     suite = load_suite(arguments.suite)
     print_tasks([task for task in suite.tasks if arguments.split in (None, task.split)])
-    return report_broken(arguments.suite, suite.broken)
+    for name, what in suite.broken.items():
+        print(f"{arguments.suite}: {name}: {what}", file=sys.stderr)
+    return 1 if suite.broken else 0
 
 
-def report_broken(path: Path, broken: dict[str, str]) -> int:
-    """One line for each task that could not be read; 1 if there is any."""
-    for name, what in broken.items():
-        print(f"{path}: {name}: {what}", file=sys.stderr)
-    return 1 if broken else 0
+def conclude(results: "Results", out: Path) -> int:
+    """Print the figures; 1 where the infrastructure failed instances, which the same command attempts again."""
+    from .tables import print_results
+
+    print_results({results.policy: results})
+    if results.infra:
+        print(
+            f"{out}: {results.infra} of {results.instances} have no verdict (infrastructure); the same command attempts them again",
+            file=sys.stderr,
+        )
+    return 1 if results.infra else 0
+
+
+def sandbox_overrides(arguments: argparse.Namespace) -> list[str]:
+    """--sandbox and -j as keys of the configuration."""
+    words = override("sandbox.backend", arguments.sandbox) if arguments.sandbox else []
+    return [*words, *(override("sandbox.concurrency", arguments.jobs) if arguments.jobs else [])]
+
+
+def start_run(run: Path, config: Config, data: Sequence[Path] = ()) -> None:
+    """config.yaml and manifest.json of a new run; for one that goes on, the same configuration is demanded."""
+    from .manifest import make_manifest, write_manifest
+
+    if not config.tasks.suite.exists():
+        raise FileNotFoundError(
+            f"{config.tasks.suite}: no such task suite; `greengrad tasks build small --out {config.tasks.suite}` makes one"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    seeds = {"train": config.train.seed, "learner": config.learner.seed, "policy": config.policy.seed}
+    for line in write_manifest(run, make_manifest(config, [config.tasks.suite, *data], seeds=seeds)):
+        log.warning("going on although %s", line)
+    dump_config(config, run / "config.yaml")

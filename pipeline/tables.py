@@ -9,6 +9,7 @@ from rich.table import Table
 from tasks import Task
 
 from .charts import number
+from .doctor import Check
 from .journal import Journal
 from .plan import GB, Plan
 from .results import Results
@@ -91,6 +92,12 @@ def print_episode(episode: Episode) -> None:
     for text in (episode.error, verdict.reason if verdict else "", episode.patch):
         if text:
             console.print(escape(text))
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """One line a check."""
+    body = [(check.name, "[green]yes[/]" if check.ok else "[yellow]no[/]", escape(check.detail)) for check in checks]
+    _console().print(_table("greengrad doctor", ["what", "works", "detail"], body))
 
 
 def print_tasks(tasks: Sequence[Task]) -> None:

@@ -78,7 +78,7 @@ async def test_what_the_infrastructure_failed_is_attempted_again_and_counts_as_u
         assert (first.instances, first.resolved, first.infra) == (3, 0, 1)
         second = await evaluate(solver("b"), TASKS, make_rig(make_machines()), journal)
         assert (second.instances, second.resolved, second.infra) == (3, 1, 0)
-        assert [row.episode_id for row in journal.rows() if row.instance_id == "b"] == ["b.00", "b.01"]
+        assert [row.episode_id for row in journal.rows() if row.instance_id == "b"] == ["b", "b~1"]
 
 
 async def test_what_finished_before_a_crash_is_kept(tmp_path: Path) -> None:

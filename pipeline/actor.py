@@ -1,0 +1,72 @@
+"""Who acts in `eval` and `rollout`, and on which tasks: a script, or the served model; knows no algorithm and no learner."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sandbox import ensure_environment, open_backend
+from tasks import Task, load_suite
+
+from .config import Config, RolloutConfig, TasksConfig
+from .evaluate import Actor
+from .expert import make_expert
+from .policy import start_policy
+from .prompt import ByteTemplate, Chat, load_chat
+
+NO_LIMIT = 1 << 24
+"""Tokens, where no model counts them."""
+
+
+def open_chat(config: Config) -> Chat:
+    """The model's own chat template; bytes where a script acts and no model is named."""
+    if config.model is None:
+        return Chat(ByteTemplate(), config.rollout.action_format)
+    try:
+        return load_chat(config.model.path, config.rollout.action_format)
+    except OSError as error:
+        if config.model.path.exists():
+            raise
+        why = str(error).splitlines()[0]
+        raise FileNotFoundError(f"model.path = {config.model.path}: no such folder, and no such model can be fetched ({why})") from None
+
+
+def token_limits(config: Config) -> tuple[RolloutConfig, int]:
+    """Settings of the turns, and the context; without a model there are no tokens to limit."""
+    if config.model is None:
+        return config.rollout.model_copy(update={"max_new_tokens": NO_LIMIT}), NO_LIMIT
+    return config.rollout, config.model.context
+
+
+def choose_tasks(tasks: TasksConfig, split: str | None) -> list[Task]:
+    """The tasks of a suite, of a split (None: of all), as many as tasks.limit; ValueError when one of the suite cannot be read."""
+    suite = load_suite(tasks.suite)
+    if suite.broken:
+        name, what = next(iter(suite.broken.items()))
+        count = f"{len(suite.broken)} of its tasks cannot" if len(suite.broken) > 1 else "a task cannot"
+        raise ValueError(f"{tasks.suite}: {count} be read: {name}: {what}")
+    chosen = [task for task in suite.tasks if split in (None, task.split)][: tasks.limit]
+    if not chosen:
+        splits = ", ".join(sorted({task.split for task in suite.tasks})) or "none"
+        raise ValueError(f"{tasks.suite}: no tasks of split {split!r} (splits there: {splits})")
+    return chosen
+
+
+async def prepare_machines(backend: str, tasks: Sequence[Task]) -> None:
+    """Sweep what dead processes left behind, and make the environments of these tasks where they are missing on this host."""
+    await open_backend(backend).sweep()
+    for requirements in dict.fromkeys(task.requirements for task in tasks if task.requirements):
+        await asyncio.to_thread(ensure_environment, requirements)
+
+
+@asynccontextmanager
+async def open_actor(config: Config, chat: Chat, log: Path) -> AsyncIterator[Actor]:
+    """What rollout.policy names: the served model, whose server is stopped at the end, or a script."""
+    if config.rollout.policy != "model":
+        yield Actor(config.rollout.policy, make_expert(config.rollout.policy, chat), config.train.seed)
+        return
+    policy = await start_policy(config, chat.template, log)
+    try:
+        yield Actor(config.model.path.name if config.model else "model", lambda task: policy, config.train.seed)
+    finally:
+        await asyncio.shield(policy.close())

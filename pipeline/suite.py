@@ -1,0 +1,86 @@
+"""A suite from one end to the other: evaluate a policy, roll out episodes, grade predictions; knows no learner.
+
+Each writes into one folder (journal, predictions.jsonl, report.json, logs/) and goes on where it was interrupted.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tasks import Task, Verdict, write_report
+
+from .actor import choose_tasks, open_actor, open_chat, prepare_machines, token_limits
+from .config import Config
+from .evaluate import Work, attempt_all, evaluate_work, newest_episodes
+from .journal import Journal
+from .predictions import Prediction, write_predictions
+from .prompt import ByteTemplate, Chat
+from .results import Results, save_results, summarise
+from .types import Episode, Stop
+from .world import open_rig
+
+
+async def evaluate_suite(config: Config, split: str | None, out: Path) -> Results:
+    """One episode an instance, and the resolve rate."""
+    tasks = choose_tasks(config.tasks, split)
+    return await _play(config, [Work(task.instance_id, task) for task in tasks], out, "evaluate")
+
+
+async def roll_out(config: Config, run: Path) -> Results:
+    """group_size episodes of each task. predictions.jsonl and report.json hold the first of each."""
+    tasks = choose_tasks(config.tasks, config.tasks.split)
+    work = [Work(f"{task.instance_id}.{number:02d}", task) for number in range(config.rollout.group_size) for task in tasks]
+    return await _play(config, work, run, "rollout")
+
+
+async def _play(config: Config, work: Sequence[Work], out: Path, title: str) -> Results:
+    chat = open_chat(config)
+    rollout, context = token_limits(config)
+    with Journal(out) as journal:
+        await prepare_machines(config.sandbox.backend, [one.task for one in work])
+        async with open_rig(config.sandbox, rollout, chat, context) as rig, open_actor(config, chat, out / "logs" / "vllm.log") as actor:
+            results = await evaluate_work(actor, work, rig, journal, title)
+        await asyncio.to_thread(write_artefacts, out, results.policy, work, newest_episodes(journal, work))
+    return results
+
+
+async def grade_predictions(config: Config, predictions: Sequence[Prediction], out: Path) -> Results:
+    """A verdict for each patch; an instance of the suite without a prediction is not graded."""
+    patches = {one.instance_id: one.patch for one in predictions}
+    work = [Work(task.instance_id, task) for task in choose_tasks(config.tasks, None) if task.instance_id in patches]
+    with Journal(out) as journal:
+        check_same_patches(journal, patches)
+        await prepare_machines(config.sandbox.backend, [one.task for one in work])
+        async with open_rig(config.sandbox, config.rollout, Chat(ByteTemplate()), 1) as rig:
+
+            async def grade(task: Task, name: str) -> Episode:
+                verdict = await rig.grade(task, patches[task.instance_id])
+                return Episode(name, task.instance_id, task.instance_id, (), Stop.SUBMITTED, patches[task.instance_id], verdict)
+
+            seconds = await attempt_all(journal, work, grade, "grade")
+        results = summarise(predictions[0].model, newest_episodes(journal, work), seconds)
+        save_results(out, results)
+        await asyncio.to_thread(write_artefacts, out, results.policy, work, newest_episodes(journal, work))
+    return results
+
+
+def check_same_patches(journal: Journal, patches: Mapping[str, str]) -> None:
+    """A folder holds verdicts of one set of predictions; ValueError where a patch has changed since."""
+    for episode in journal.episodes():
+        if patches.get(episode.instance_id, episode.patch) != episode.patch:
+            raise ValueError(f"{journal.run}: holds a verdict on another patch for {episode.instance_id}; choose another folder")
+
+
+def write_artefacts(out: Path, model: str, work: Sequence[Work], episodes: Sequence[Episode]) -> None:
+    """predictions.jsonl, report.json and logs/ in the official harness' format, one episode an instance: the first."""
+    tasks = {one.task.instance_id: one.task for one in work}
+    first = {episode.instance_id: episode for episode in reversed(episodes)}
+    write_predictions(out, [Prediction(name, model, first[name].patch) for name in tasks if name in first])
+    graded = [(tasks[name], first[name].patch, _verdict(first[name])) for name in tasks if name in first]
+    write_report(out, model, graded)
+
+
+def _verdict(episode: Episode) -> Verdict:
+    if episode.verdict is None:
+        raise RuntimeError(f"{episode.episode_id}: an episode without a verdict cannot be reported")
+    return episode.verdict
