@@ -18,6 +18,9 @@ from .arguments import parse
 
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
+LINE = 600
+"""Characters of an error; the rest is in the log file that it names, or shown by --verbose."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
@@ -52,9 +55,11 @@ def _exit_code(error: Exception) -> int | None:
     from sandbox import SandboxError
 
     from .journal import JournalError
+    from .publish import PublishError
+    from .ranks import RankError
     from .types import PolicyError
 
-    if isinstance(error, SandboxError | PolicyError | JournalError):
+    if isinstance(error, SandboxError | PolicyError | PublishError | RankError | JournalError):
         return 1
     return 1 if isinstance(error, OSError) else None
 
@@ -64,7 +69,8 @@ def _one_line(error: Exception) -> str:
         return f"{error.name} is not installed here; scripts/setup installs it"
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LINE else f"{text[:LINE]} ..."
 
 
 def _fail(arguments: argparse.Namespace, message: str, code: int) -> int:

@@ -170,10 +170,8 @@ def conclude(results: "Results", out: Path) -> int:
 
     print_results({results.policy: results})
     if results.infra:
-        print(
-            f"{out}: {results.infra} of {results.instances} have no verdict (infrastructure); the same command attempts them again",
-            file=sys.stderr,
-        )
+        missing = f"{results.infra} of {results.instances} have no verdict (infrastructure)"
+        print(f"{out}: {missing}; the same command attempts them again", file=sys.stderr)
     return 1 if results.infra else 0
 
 

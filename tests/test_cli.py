@@ -1,0 +1,253 @@
+"""The command line as a user runs it: real processes, exit codes, one line for a mistake."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.journal import Journal
+from tasks import toy_suite
+
+GREENGRAD = [sys.executable, "-m", "pipeline.cli"]
+REPOSITORY = Path(__file__).parent.parent
+BACKENDS = [pytest.param("docker", marks=pytest.mark.docker), pytest.param("bubblewrap", marks=pytest.mark.bubblewrap)]
+NAMES = ["greengrad__toy-add", "greengrad__toy-clamp", "greengrad__toy-words"]
+
+
+def greengrad(*words: str | Path, before: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [*before, *GREENGRAD, *(str(word) for word in words)]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
+    """The one line of a command that failed as it should."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy") / "suite"
+    assert len(toy_suite(folder).tasks) == 3
+    return folder
+
+
+# --- what works ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gold_resolves_everything_and_the_second_run_repeats_nothing(suite: Path, tmp_path: Path, backend: str) -> None:
+    words = ("eval", suite, "--policy", "gold", "--out", tmp_path / "out", "--sandbox", backend, "-j", "2")
+    first = greengrad(*words)
+    assert first.returncode == 0, first.stderr
+    assert "3/3" in first.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert sorted(report["resolved_ids"]) == NAMES and report["schema_version"] == 2
+    predictions = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert sorted(row["instance_id"] for row in predictions) == NAMES and all(row["model_patch"] for row in predictions)
+    for name in NAMES:
+        logs = {path.name for path in (tmp_path / "out" / "logs" / name).iterdir()}
+        assert {"patch.diff", "eval.sh", "test_output.txt", "report.json"} <= logs
+    again = greengrad(*words)
+    assert again.returncode == 0 and "3/3" in again.stdout
+    with Journal(tmp_path / "out", readonly=True) as journal:
+        assert len(journal.rows()) == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_noop_resolves_nothing_and_that_is_no_failure_of_the_command(suite: Path, tmp_path: Path, backend: str) -> None:
+    done = greengrad("eval", suite, "--policy", "noop", "--out", tmp_path / "out", "--sandbox", backend, "--limit", "2")
+    assert done.returncode == 0, done.stderr
+    assert "0/2" in done.stdout
+    assert sorted(json.loads((tmp_path / "out" / "report.json").read_text())["empty_patch_ids"]) == NAMES[:2]
+
+
+@pytest.mark.bubblewrap
+def test_predictions_of_one_run_are_graded_to_the_same_verdicts_by_another(suite: Path, tmp_path: Path) -> None:
+    assert greengrad("eval", suite, "--policy", "gold", "--out", tmp_path / "a", "--sandbox", "bubblewrap").returncode == 0
+    lines = (tmp_path / "a" / "predictions.jsonl").read_text().splitlines()
+    (tmp_path / "two.jsonl").write_text("\n".join(lines[:2]) + "\n")
+    words = ("grade", suite, "--predictions", tmp_path / "two.jsonl", "--out", tmp_path / "b", "--sandbox", "bubblewrap")
+    done = greengrad(*words)
+    assert done.returncode == 0 and "2/2" in done.stdout, done.stderr
+    assert len(json.loads((tmp_path / "b" / "report.json").read_text())["resolved_ids"]) == 2
+    changed = json.loads(lines[0]) | {"model_patch": ""}
+    (tmp_path / "two.jsonl").write_text(json.dumps(changed) + "\n")
+    assert "holds a verdict on another patch" in refused(greengrad(*words))
+
+
+@pytest.mark.bubblewrap
+def test_a_rollout_records_every_turn_and_can_be_shown_and_viewed(suite: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ("--tasks", suite, "--run", run, "--rollout.group_size", "2", "--sandbox.backend", "bubblewrap", "--tasks.limit", "1")
+    done = greengrad("rollout", "configs/rollout_gold.yaml", *words)
+    assert done.returncode == 0, done.stderr
+    with Journal(run, readonly=True) as journal:
+        first, second = journal.episodes(0)
+        assert first.turns[-1].call is not None and first.turns[-1].call.name == "submit"
+        assert first.group_id == second.group_id and first.reward == second.reward == 1.0
+    assert {"config.yaml", "manifest.json", "journal.sqlite", "predictions.jsonl", "report.json"} <= {path.name for path in run.iterdir()}
+    assert "submitted" in greengrad("show", run).stdout
+    assert "turn 1:" in greengrad("show", run, first.episode_id).stdout
+    assert greengrad("view", run).stdout.strip() == f"{run}/report.html"
+
+
+@pytest.mark.bubblewrap
+def test_ctrl_c_ends_with_130_and_leaves_no_process_behind(suite: Path, tmp_path: Path) -> None:
+    mark = f"sleep 300.{os.getpid()}"
+    (tmp_path / "script.json").write_text(json.dumps({"*": [{"name": "bash", "arguments": {"command": mark}}]}))
+    words = ["eval", str(suite), "--policy", f"script:{tmp_path}/script.json", "--out", str(tmp_path / "out"), "--sandbox", "bubblewrap"]
+    process = subprocess.Popen([*GREENGRAD, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    try:
+        wait_until(lambda: any(processes_with(mark)), 120)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "greengrad eval: interrupted"
+    wait_until(lambda: not any(processes_with(mark)), 20)
+
+
+def wait_until(condition, seconds: float) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def processes_with(text: str) -> Iterator[str]:
+    """Command lines of all processes whose own command is the text."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if line == text:
+            yield line
+
+
+def test_doctor_says_what_works_as_json() -> None:
+    done = greengrad("doctor", "--json")
+    found = json.loads(done.stdout)
+    assert {"docker", "bubblewrap", "gpu", "vllm", "deepspeed", "disk", "memory"} <= set(found)
+    assert done.returncode == (0 if found["docker"]["ok"] or found["bubblewrap"]["ok"] else 1)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_key_gets_a_suggestion(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("tasks: {suite: s}\noptim: {learning_rat: 3, lrr: 1}\n")
+    assert "unknown key optim.lrr (did you mean optim.lr?)" in refused(greengrad("plan", tmp_path / "c.yaml"))
+    line = refused(greengrad("train", "configs/quickstart.yaml", "--run", tmp_path / "run", "--credit.kid", "episode"))
+    assert line == "greengrad train: command line: unknown key credit.kid (did you mean credit.kind?)"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_suite_is_told(tmp_path: Path) -> None:
+    line = refused(greengrad("eval", tmp_path / "none", "--policy", "gold", "--out", tmp_path / "out"))
+    assert f"{tmp_path}/none" in line and "tasks build" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"), [("task.yaml", "a: [", "task.yaml"), ("tests.json", "{", "tests.json"), ("gold.patch", None, "gold.patch")]
+)
+def test_a_corrupt_task_folder_is_named_with_its_file(suite: Path, tmp_path: Path, name: str, text: str | None, told: str) -> None:
+    shutil.copytree(suite, tmp_path / "suite")
+    broken = tmp_path / "suite" / "tasks" / NAMES[1] / name
+    broken.unlink() if text is None else broken.write_text(text)
+    line = refused(greengrad("eval", tmp_path / "suite", "--policy", "gold", "--out", tmp_path / "out"))
+    assert NAMES[1] in line and told in line
+    assert not (tmp_path / "out" / "predictions.jsonl").exists()
+    listed = greengrad("tasks", "list", tmp_path / "suite")
+    assert listed.returncode == 1 and NAMES[0] in listed.stdout and told in listed.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("{not json", "preds.jsonl:2: malformed JSON"),
+        ('["a"]', "preds.jsonl:2: an object with instance_id"),
+        ('{"instance_id": "greengrad__toy-ad", "model_name_or_path": "m", "model_patch": ""}', "(did you mean greengrad__toy-add?)"),
+        ('{"instance_id": "greengrad__toy-clamp", "model_patch": ""}', "preds.jsonl:2: model_name_or_path is missing"),
+        ('{"instance_id": "greengrad__toy-clamp", "model_name_or_path": "m", "model_patch": 3}', "preds.jsonl:2: model_patch must be text"),
+        ('{"instance_id": "greengrad__toy-add", "model_name_or_path": "m", "model_patch": ""}', "stands twice"),
+    ],
+)
+def test_bad_predictions_are_refused_with_their_line_and_nothing_is_written(suite: Path, tmp_path: Path, line: str, told: str) -> None:
+    good = json.dumps({"instance_id": "greengrad__toy-add", "model_name_or_path": "m", "model_patch": ""})
+    (tmp_path / "preds.jsonl").write_text(f"{good}\n{line}\n")
+    assert told in refused(greengrad("grade", suite, "--predictions", tmp_path / "preds.jsonl", "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.bubblewrap
+def test_a_server_that_does_not_answer_is_told(suite: Path, tmp_path: Path) -> None:
+    from pipeline.convert import tiny_model
+
+    model = tiny_model(tmp_path / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    words = ("--out", tmp_path / "out", "--model.path", model, "--sandbox", "bubblewrap")
+    line = refused(greengrad("eval", suite, "--policy", url, *words), code=1)
+    assert url in line or "connect" in line.lower()
+    assert not (tmp_path / "out" / "predictions.jsonl").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+def test_a_docker_socket_that_we_may_not_open_is_told(suite: Path, tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        path.chmod(0)
+        no_override = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+        words = ("eval", suite, "--policy", "gold", "--out", tmp_path / "out", "--sandbox", "docker")
+        line = refused(greengrad(*words, before=no_override, DOCKER_HOST=f"unix://{path}"), code=1)
+    assert "permission" in line.lower()
+
+
+@pytest.mark.bubblewrap
+def test_a_full_disk_ends_the_run_with_one_line(suite: Path, tmp_path: Path) -> None:
+    fill = {"name": "bash", "arguments": {"command": "head -c 1000000 /dev/urandom | base64 > big.txt"}}
+    (tmp_path / "script.json").write_text(json.dumps({"*": [fill]}))
+    out = tmp_path / "out"
+    out.mkdir()
+    mount = ("unshare", "--mount" if os.geteuid() == 0 else "--mount --map-root-user", "sh", "-c")
+    shell = f'mount -t tmpfs -o size=400k tmpfs {out} && exec "$@"'
+    words = ("eval", suite, "--policy", f"script:{tmp_path}/script.json", "--out", out, "--sandbox", "bubblewrap", "-j", "1")
+    done = greengrad(*words, before=(*" ".join(mount).split(), shell, "sh"))
+    assert done.returncode == 1, done.stderr
+    assert "make room and run the same command again" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "required"),
+        (("frobnicate",), "invalid choice"),
+        (("eval",), "required"),
+        (("eval", "x", "--policy", "bogus", "--out", "y"), "choose gold, noop, script:FILE, model:DIR or a URL"),
+        (("grade", "x", "--predictions", "p", "--out", "o", "-j", "0"), "not a positive number"),
+        (("show", "/nowhere"), "is this a run folder"),
+        (("plan", "/nowhere.yaml"), "no such configuration file"),
+        (("rollout", "configs/rollout_gold.yaml", "--tasks.suite"), "--tasks.suite needs a value"),
+    ],
+)
+def test_wrong_use_is_one_line_and_2(words: tuple[str, ...], told: str) -> None:
+    assert told in refused(greengrad(*words))
