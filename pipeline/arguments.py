@@ -94,7 +94,6 @@ def _tasks(commands: "Commands[Parser]") -> None:
     build.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a YAML file")
     build.add_argument("--out", type=Path, required=True, metavar="SUITE", help="folder of the suite; the same command resumes")
     _sandbox(build)
-    _jobs(build)
 
     show = _command(inner, "list", "tasks_list", "the tasks of a suite", ["greengrad tasks list suites/small"])
     show.add_argument("suite", type=Path, metavar="SUITE")

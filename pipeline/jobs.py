@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,6 +149,21 @@ def view(arguments: argparse.Namespace) -> int:
     from .report import write_report
 
     print(write_report(arguments.run, arguments.export))
+    return 0
+
+
+def tasks_build(arguments: argparse.Namespace) -> int:
+    """greengrad tasks build RECIPE --out SUITE."""
+    from sandbox import open_backend
+    from tasks import build_suite
+
+    from .progress import growing_progress
+
+    backend = open_backend(arguments.sandbox or "auto")
+    with growing_progress(f"build {arguments.recipe}") as tell:
+        suite = asyncio.run(build_suite(arguments.recipe, arguments.out, backend, tell))
+    splits = Counter(task.split for task in suite.tasks)
+    print(f"{arguments.out}: {len(suite.tasks)} tasks ({', '.join(f'{count} {split}' for split, count in sorted(splits.items()))})")
     return 0
 
 

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -54,6 +54,24 @@ def progress(title: str, total: int) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with RichProgress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bars:
         yield _Bar(bars, bars.add_task(title, total=total, note=""))
+
+
+@contextmanager
+def growing_progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar for work that tells (done, wanted, note) itself; it opens at the first word, because the total is known only then."""
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+        seen = 0
+
+        def tell(done: int, wanted: int, note: str) -> None:
+            nonlocal seen
+            if not bars:
+                bars.append(stack.enter_context(progress(title, wanted)))
+            for _ in range(done - seen):
+                bars[0].advance(note)
+            seen = max(seen, done)
+
+        yield tell
 
 
 class _Bar:
