@@ -55,6 +55,13 @@ async def grade(machines: Backend | Pool, task: Task, patch: str, limits: Limits
     return replace(verdict, seconds=time.monotonic() - started)
 
 
+async def grade_untouched(machines: Backend | Pool, task: Task, limits: Limits | None = None) -> Verdict:
+    """Run the tests on the base tree: what an agent that does nothing would get if its empty patch were run."""
+    started = time.monotonic()
+    verdict = await _with_retries(machines, task, "", _widen(limits or Limits(), task))
+    return replace(verdict, seconds=time.monotonic() - started)
+
+
 async def run_tests(sandbox: Sandbox, task: Task) -> Evaluation:
     """Run a task's evaluation in a machine whose tree is the one to be graded (SandboxError where the machine fails)."""
     folder = f"/tmp/greengrad-{secrets.token_hex(8)}"
@@ -108,7 +115,7 @@ async def _with_retries(machines: Backend | Pool, task: Task, patch: str, limits
 
 async def _grade_once(machines: Backend | Pool, task: Task, patch: str, limits: Limits) -> Verdict:
     kept, dropped = drop_protected(task, patch)
-    async with _machine(machines, task.image, limits) as sandbox:
+    async with machine(machines, task.image, limits) as sandbox:
         if kept and not await apply_patch(sandbox, kept):
             return Verdict(task.instance_id, Outcome.PATCH_INVALID, "the patch does not apply", dropped=dropped)
         evaluation = await run_tests(sandbox, task)
@@ -116,7 +123,8 @@ async def _grade_once(machines: Backend | Pool, task: Task, patch: str, limits: 
 
 
 @asynccontextmanager
-async def _machine(machines: Backend | Pool, image: Image, limits: Limits) -> AsyncIterator[Sandbox]:
+async def machine(machines: Backend | Pool, image: Image, limits: Limits) -> AsyncIterator[Sandbox]:
+    """A fresh machine for the length of the block."""
     if isinstance(machines, Pool):
         async with machines.lease(image, limits) as sandbox:
             yield sandbox

@@ -1,0 +1,131 @@
+"""One package in one sandbox: which tests pass, which functions they call, and which of them notice a planted bug.
+
+Nothing here becomes part of a task: a candidate that survives is built and run again from its own tree (build.py).
+"""
+
+import asyncio
+import json
+import secrets
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandbox import WORKDIR, Sandbox
+
+from .mutate import Mutation, mutate
+from .recipe import Package, Recipe
+from .script import pytest_command
+
+PLUGIN = "greengrad_record"
+BASELINE_SECONDS = 300.0
+CROWD = 3
+"""A function that more than so many times `max_failing` tests call is left alone: most of its bugs break most of them."""
+PATIENCE = 5.0
+"""A bug that makes the tests hang is no task: they may take so much longer than before, and so many seconds more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How tests ended, and who called what."""
+
+    outcomes: dict[str, str]
+    """Test id -> passed, skipped, failed."""
+    seconds: dict[str, float]
+    messages: dict[str, str]
+    """Test id -> the message of its failure."""
+    calls: dict[tuple[str, int], frozenset[str]] = field(default_factory=dict)
+    """(path, first line of a function) -> tests that call it; "" stands for imports and collection."""
+
+    def seconds_of(self, file: str) -> float:
+        """Of all tests of a file."""
+        return sum(seconds for test, seconds in self.seconds.items() if file_of(test) == file)
+
+
+@dataclass(frozen=True, slots=True)
+class Screening:
+    """What the tests made of a mutation: `why` it is no task, or the files of the tests that notice it and their messages."""
+
+    why: str = ""
+    files: tuple[str, ...] = ()
+    messages: dict[str, str] = field(default_factory=dict)
+
+
+def file_of(test: str) -> str:
+    """The file of a pytest id."""
+    return test.split("::", 1)[0]
+
+
+async def run_baseline(sandbox: Sandbox, package: Package) -> Run:
+    """All tests of the untouched package, with the calls they make (ValueError where they do not run at all)."""
+    run, output = await _run(sandbox, package, package.tests, BASELINE_SECONDS, follow=True)
+    if run is None or "passed" not in run.outcomes.values():
+        raise ValueError(f"{package.name} {package.version}: its tests do not run in the sandbox: {output[-600:].strip()}")
+    return run
+
+
+def covering_tests(mutation: Mutation, baseline: Run) -> tuple[str, ...]:
+    """Tests that call the mutated function, in order; none where it is called at import (its bug would break everything)."""
+    tests = baseline.calls.get((mutation.path, mutation.first_line), frozenset())
+    return () if "" in tests else tuple(sorted(tests))
+
+
+def is_candidate(mutation: Mutation, baseline: Run, recipe: Recipe) -> bool:
+    """Whether a bug there is likely to be noticed by some tests, and not by nearly all: they are few, and quick."""
+    tests = covering_tests(mutation, baseline)
+    quick = any(baseline.seconds_of(file) <= recipe.max_seconds for file in {file_of(test) for test in tests})
+    return 0 < len(tests) <= CROWD * recipe.max_failing and quick
+
+
+async def screen(sandbox: Sandbox, folder: Path, mutation: Mutation, recipe: Recipe, package: Package, baseline: Run) -> Screening:
+    """Run the tests that call the mutated function; the sandbox' tree is as before afterwards."""
+    tests = covering_tests(mutation, baseline)
+    original = await asyncio.to_thread((folder / mutation.path).read_bytes)
+    place = f"{WORKDIR}/{mutation.path}"
+    await sandbox.write(place, mutate(original.decode(), mutation).encode())
+    seconds = PATIENCE + PATIENCE * sum(baseline.seconds.get(test, 0.0) for test in tests)
+    run, _ = await _run(sandbox, package, tests, seconds)
+    await sandbox.write(place, original)
+    if run is None:
+        return Screening("the tests hang or die")
+    return _judge(run, baseline, recipe)
+
+
+def _judge(run: Run, baseline: Run, recipe: Recipe) -> Screening:
+    failing = [test for test, outcome in run.outcomes.items() if outcome == "failed" and baseline.outcomes.get(test) == "passed"]
+    files = tuple(sorted({file_of(test) for test in failing}))
+    if not failing:
+        return Screening("no test notices it")
+    if len(failing) > recipe.max_failing:
+        return Screening(f"{len(failing)} tests notice it")
+    if sum(baseline.seconds_of(file) for file in files) > recipe.max_seconds:
+        return Screening("its tests are slow")
+    return Screening("", files, {test: run.messages[test] for test in failing})
+
+
+async def _run(sandbox: Sandbox, package: Package, tests: tuple[str, ...], seconds: float, follow: bool = False) -> tuple[Run | None, str]:
+    """Run tests with our recorder: the record, None where none was left (a hang, a crash), and the output."""
+    folder = f"/tmp/record-{secrets.token_hex(6)}"
+    source = await asyncio.to_thread((Path(__file__).parent / "inside" / f"{PLUGIN}.py").read_bytes)
+    await sandbox.write(f"{folder}/{PLUGIN}.py", source)
+    await sandbox.write(f"{folder}/tests", "\n".join(tests).encode())
+    env = {"PYTHONPATH": folder, "PYTEST_ADDOPTS": f"-p {PLUGIN}", "GREENGRAD_RECORD": f"{folder}/record.json"}
+    env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+    command = f"{pytest_command(package.sources, ())} -q {shlex.quote(f'@{folder}/tests')}"
+    result = await sandbox.run(command, env=env | ({"GREENGRAD_CALLS": "1"} if follow else {}), seconds=seconds)
+    try:
+        return _parse(json.loads(await sandbox.read(f"{folder}/record.json"))), result.text
+    except FileNotFoundError:
+        return None, result.text
+    finally:
+        await sandbox.run(f"rm -rf {folder}", cwd="/")
+
+
+def _parse(record: dict[str, dict[str, list[str]]]) -> Run:
+    rows = record["tests"].items()
+    calls = {(place.rpartition(":")[0], int(place.rpartition(":")[2])): frozenset(ids) for place, ids in record["calls"].items()}
+    return Run(
+        outcomes={test: row[0] for test, row in rows},
+        seconds={test: float(row[1]) for test, row in rows},
+        messages={test: row[2] for test, row in rows},
+        calls=calls,
+    )
