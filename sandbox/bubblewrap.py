@@ -13,7 +13,7 @@ not covered: without a control group the sum of the processes' memory; the kerne
 import asyncio
 import functools
 import subprocess
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 
 from . import cgroup
 from .base import Image, Limits, ResourceExhausted, SandboxError
@@ -50,20 +50,12 @@ class Bubblewrap:
         name = new_id()
         group = cgroup.create(f"{name}@{owner()}", limits, limits.disk_mb)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *machine_command(environment, limits, group),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                limit=2 * CHUNK,
-                start_new_session=True,
-                env=PATH,
-            )
+            process, transport = await _spawn(machine_command(environment, limits, group))
         except OSError as error:
-            await _clear(None, group)
+            await _clear(None, None, group)
             raise SandboxError(f"bwrap cannot be started: {error}") from error
         channel = Channel(_Pipes(process), functools.partial(_explain, name, process, group), limits)
-        machine = Machine(name, channel, limits, functools.partial(_clear, process, group))
+        machine = Machine(name, channel, limits, functools.partial(_clear, process, transport, group))
         try:
             await machine.renew()
             await unpack(machine, image)
@@ -75,6 +67,21 @@ class Bubblewrap:
     async def sweep(self) -> int:
         """Machines end with their owner by themselves; this removes the empty control groups of dead owners."""
         return await asyncio.to_thread(cgroup.sweep)
+
+
+async def _spawn(command: list[str]) -> tuple[Process, asyncio.SubprocessTransport]:
+    """create_subprocess_exec, but with the transport: only its close() leaves no open pipe behind."""
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_exec(
+        lambda: SubprocessStreamProtocol(limit=2 * CHUNK, loop=loop),
+        *command,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        start_new_session=True,
+        env=PATH,
+    )
+    return Process(transport, protocol, loop), transport
 
 
 class _Pipes:
@@ -100,7 +107,7 @@ async def _explain(name: str, process: Process, group: cgroup.Group | None, seen
     code = await _end(process, 2.0 if ended else 0.0)
     if code == LIFE_OVER:
         return ResourceExhausted(f"{name}: its life is over (Limits.episode_seconds)")
-    if group and group.oom_kills() and code != -9:
+    if group and group.oom_kills():
         return ResourceExhausted(f"{name}: out of memory, the kernel killed its supervisor")
     assert process.stderr
     words = (await process.stderr.read()).decode("utf-8", "replace").strip()[-500:]
@@ -118,8 +125,9 @@ async def _end(process: Process, patience: float) -> int:
     return await asyncio.wait_for(process.wait(), 10)
 
 
-async def _clear(process: Process | None, group: cgroup.Group | None) -> None:
-    if process:
+async def _clear(process: Process | None, transport: asyncio.SubprocessTransport | None, group: cgroup.Group | None) -> None:
+    if process and transport:
         await _end(process, 0.0)
+        transport.close()
     if group:
         await group.remove()

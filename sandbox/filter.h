@@ -1,7 +1,7 @@
 /* System calls that a sandbox refuses (seccomp), on top of what Docker's own profile refuses. Knows nothing of the rest of the supervisor.
  *
- * covered:     what would reach process 1 with an equal uid (prlimit, scheduling), new namespaces and mounts, kernel keys, bpf, perf,
- *              io_uring, userfaultfd, modules, reboot, clocks, swap: EPERM.
+ * covered:     what would reach process 1 with an equal uid (prlimit, scheduling), new namespaces and mounts, System V ipc, kernel keys,
+ *              bpf, perf, io_uring, userfaultfd, modules, reboot, clocks, swap: EPERM.
  * not covered: arguments behind pointers; ptrace among the sandbox's own processes stays, debuggers need it.
  */
 #include <errno.h>
@@ -38,12 +38,14 @@ static inline int refuse_system_calls(void) { /* 0, or -1 with errno */
         NOT_ON_INIT(prlimit64, args[0]), NOT_ON_INIT(sched_setscheduler, args[0]), NOT_ON_INIT(sched_setparam, args[0]),
         NOT_ON_INIT(sched_setattr, args[0]), NOT_ON_INIT(setpriority, args[1]), NOT_ON_INIT(ioprio_set, args[1]),
         NEVER(sched_setaffinity), /* where no cgroup limits the cpus, the affinity does */
+        NEVER(shmget), NEVER(msgget), NEVER(semget), /* System V memory outlives its processes */
         NEVER(unshare), NEVER(setns), NEVER(mount), NEVER(umount2), NEVER(pivot_root), NEVER(chroot), NEVER(open_tree), NEVER(move_mount),
         NEVER(fsopen), NEVER(fsmount), NEVER(fsconfig), NEVER(fspick), NEVER(open_by_handle_at), NEVER(keyctl), NEVER(add_key),
         NEVER(request_key), NEVER(bpf), NEVER(perf_event_open), NEVER(userfaultfd), NEVER(io_uring_setup), NEVER(io_uring_enter),
         NEVER(io_uring_register), NEVER(init_module), NEVER(finit_module), NEVER(delete_module), NEVER(kexec_load), NEVER(kexec_file_load),
-        NEVER(reboot), NEVER(swapon), NEVER(swapoff), NEVER(settimeofday), NEVER(clock_settime), NEVER(adjtimex), NEVER(quotactl), NEVER(acct),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1), REFUSE(ENOSYS), /* its flags lie behind a pointer; libc falls back to clone */
+        NEVER(reboot), NEVER(swapon), NEVER(swapoff), NEVER(settimeofday), NEVER(clock_settime), NEVER(adjtimex),
+        NEVER(quotactl), NEVER(acct),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1), REFUSE(ENOSYS), /* flags behind a pointer; libc falls back to clone */
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 3), LOAD(args[0]),
         BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NEW_NAMESPACES, 0, 1), REFUSE(EPERM),
         ALLOW,

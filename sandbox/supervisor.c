@@ -228,9 +228,16 @@ static void run(uint32_t id, const struct command *command) {
     reply(id, 0, 24 + kept);
 }
 
+static void forget_stdin(void) {
+    if (next_stdin >= 0) close(next_stdin);
+    next_stdin = -1;
+}
+
 static int add_stdin(const unsigned char *data, size_t size) { /* 0 or an errno; a file in memory: no one has to feed it */
     if (next_stdin < 0 && (next_stdin = memfd_create("stdin", MFD_CLOEXEC)) < 0) return errno;
-    return write(next_stdin, data, size) == (ssize_t)size ? 0 : ENOSPC;
+    if (write(next_stdin, data, size) == (ssize_t)size) return 0;
+    forget_stdin();
+    return ENOSPC;
 }
 
 static char *string(unsigned char **at, unsigned char *end) { /* takes one \0-ended string; a frame without is not ours */
@@ -272,7 +279,10 @@ static void obey(unsigned char *at, unsigned char *end) { /* the frame in front 
     switch (in[8]) {
     case 'X': return run_frame(id, at, end); /* drops its frame itself */
     case 'I': reply(id, add_stdin(at, end - at), 0); break;
-    case 'K': reply(id, kill_everything() ? EBUSY : 0, 0); break;
+    case 'K':
+        forget_stdin(); /* of a command whose caller has gone */
+        reply(id, kill_everything() ? EBUSY : 0, 0);
+        break;
     case 'P':
         if (end - at < 4) _exit(EXIT_BAD_FRAME);
         memcpy(&number, at, 4);

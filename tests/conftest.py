@@ -1,0 +1,79 @@
+"""What tests with real machines share. A test that needs what is missing here is skipped, but under CI=true it fails."""
+
+import functools
+import importlib.util
+import os
+
+import pytest
+
+from sandbox import Image, Limits, SandboxError, ensure_environment, make_tree, open_backend
+
+PINS = ("iniconfig==2.1.0", "packaging==25.0", "pluggy==1.6.0", "pygments==2.19.2", "pytest==8.4.1")
+LIMITS = Limits(memory_mb=256, pids=64, disk_mb=64, output_bytes=4096, command_seconds=20.0, episode_seconds=300.0)
+
+
+open_once = functools.cache(open_backend)
+
+
+@functools.cache
+def missing(marker: str) -> str:
+    """Why a marked test cannot run here; "" where it can."""
+    if marker in ("vllm", "deepspeed"):
+        return "" if importlib.util.find_spec(marker) else f"{marker} is not installed"
+    try:
+        open_once(marker)
+    except SandboxError as error:
+        return str(error)
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that could not run is no green test: never under CI."""
+    for marker in ("docker", "bubblewrap", "vllm", "deepspeed"):
+        if item.get_closest_marker(marker) and (reason := missing(marker)):
+            if os.environ.get("CI"):
+                pytest.fail(f"CI must run this test: {reason}", pytrace=False)
+            pytest.skip(reason)
+
+
+@pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), pytest.param("bubblewrap", marks=pytest.mark.bubblewrap)])
+def backend(request):
+    """Each backend in turn."""
+    return open_once(request.param)
+
+
+@pytest.fixture(scope="session")
+def environment() -> str:
+    """The image name of an environment with pytest."""
+    return ensure_environment(PINS)
+
+
+@pytest.fixture(scope="session")
+def image(environment, tmp_path_factory) -> Image:
+    """A small repository: text, a script, a binary file, a text that is not UTF-8, one without a newline at its end."""
+    source = tmp_path_factory.mktemp("source")
+    (source / "calc.py").write_text("def add(a, b):\n    return a - b\n")
+    (source / "run.sh").write_text("#!/bin/sh\necho hello\n")
+    (source / "run.sh").chmod(0o755)
+    (source / "data.bin").write_bytes(bytes(range(256)))
+    (source / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
+    (source / "open_end.txt").write_text("no newline")
+    (source / "crlf.txt").write_bytes(b"one\r\ntwo\r\n")
+    (source / ".gitignore").write_text("build/\n")
+    tree = tmp_path_factory.mktemp("tree") / "tree.tar"
+    make_tree(source, tree)
+    return Image(environment, tree)
+
+
+@pytest.fixture
+def limits() -> Limits:
+    """Small limits, so that what breaks them breaks them soon."""
+    return LIMITS
+
+
+@pytest.fixture
+async def machine(backend, image, limits):
+    """A started machine of either backend."""
+    sandbox = await backend.start(image, limits)
+    yield sandbox
+    await sandbox.close()
