@@ -191,10 +191,15 @@ async def test_our_own_mistakes_are_not_taken_for_infrastructure():
 
 
 async def test_a_cancelled_episode_closes_its_machine():
-    rig = make_rig()
+    started = asyncio.Event()
+
+    def make():
+        started.set()
+        return MemorySandbox()
+
+    rig = make_rig(MemoryMachines(make))
     running = asyncio.create_task(run_episode(SlowPolicy(30, say(SUBMIT)), TASK, rig, SLOT))
-    while not rig.machines.made:
-        await asyncio.sleep(0.01)
+    await started.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -230,10 +235,10 @@ async def test_steps_give_groups_of_episodes_of_the_chosen_tasks():
 
 async def test_finished_episodes_are_taken_over_and_not_repeated():
     tasks = [make_task("a"), make_task("b")]
-    first = [groups async for groups in collect(act, tasks, make_rig(), Schedule(steps=1))][0]
+    first = await anext(collect(act, tasks, make_rig(), Schedule(steps=1)))
     done = {episode.episode_id: episode for group in first for episode in group.episodes[:1]}
     again = []
-    groups = [one async for one in collect(act, tasks, make_rig(), Schedule(steps=1, done=done, on_episode=again.append))][0]
+    groups = await anext(collect(act, tasks, make_rig(), Schedule(steps=1, done=done, on_episode=again.append)))
     assert [group.episodes[0] for group in groups] == [group.episodes[0] for group in first]
     assert {episode.episode_id for episode in again} == {group.episodes[1].episode_id for group in first}
 

