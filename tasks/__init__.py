@@ -1,8 +1,47 @@
 """What to solve and how it is graded; knows a sandbox, no model."""
 
-from .base import Outcome, Suite, Task, Verdict
-from .grade import grade
+from typing import TYPE_CHECKING
+
+from .artefacts import read_verdicts, regrade, write_logs, write_report
+from .base import Outcome, Prediction, Suite, Task, Verdict
+from .environments import prepare_suite
+from .grade import grade, grade_untouched
+from .predictions import load_predictions, write_predictions
 from .store import load_suite, write_task
 from .toy import toy_suite
+from .validate import Validation, validate_suite
 
-__all__ = ["Outcome", "Suite", "Task", "Verdict", "grade", "load_suite", "toy_suite", "write_task"]
+if TYPE_CHECKING:
+    from .build import build_suite
+
+__all__ = [
+    "Outcome",
+    "Prediction",
+    "Suite",
+    "Task",
+    "Validation",
+    "Verdict",
+    "build_suite",
+    "grade",
+    "grade_untouched",
+    "load_predictions",
+    "load_suite",
+    "prepare_suite",
+    "read_verdicts",
+    "regrade",
+    "toy_suite",
+    "validate_suite",
+    "write_logs",
+    "write_predictions",
+    "write_report",
+    "write_task",
+]
+
+
+def __getattr__(name: str) -> object:
+    """build_suite on first use: its recipes need pydantic, which `greengrad --help` does not wait for."""
+    if name != "build_suite":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .build import build_suite
+
+    return build_suite

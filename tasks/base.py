@@ -75,6 +75,16 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Prediction:
+    """A patch to be graded, as the official harness names its parts."""
+
+    instance_id: str
+    model_name_or_path: str
+    model_patch: str
+    """"" where the model changed nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Suite:
     """The tasks of one folder, with the rows that could not be read (id or file -> what is wrong)."""
 
