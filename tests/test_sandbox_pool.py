@@ -1,0 +1,148 @@
+"""The pool of machines, on fakes."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from sandbox import DyingSandbox, FakeBackend, FakeSandbox, HangingSandbox, Image, Limits, Pool, ResourceExhausted, SandboxError, diff
+
+LIMITS = Limits()
+IMAGE = Image("greengrad/env:1")
+
+
+class SlowBackend(FakeBackend):
+    """Its machines take a moment to start; counts those that are open, at most."""
+
+    most = 0
+
+    async def start(self, image: Image, limits: Limits):
+        await asyncio.sleep(0.01)
+        machine = await super().start(image, limits)
+        self.most = max(self.most, sum(not other.closed for other in self.started))
+        return machine
+
+
+class BrokenBackend(FakeBackend):
+    """Never starts anything."""
+
+    async def start(self, image: Image, limits: Limits):
+        raise SandboxError("no room")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Image:
+    (tmp_path / "tree.tar").write_bytes(b"")
+    return Image("greengrad/env:1", tmp_path / "tree.tar")
+
+
+async def use(pool: Pool, image: Image = IMAGE) -> None:
+    async with pool.lease(image) as machine:
+        await machine.run("true")
+        await asyncio.sleep(0.01)
+
+
+async def test_no_more_machines_are_open_than_was_said():
+    backend = SlowBackend()
+    async with Pool(backend, LIMITS, concurrency=3) as pool:
+        await asyncio.gather(*(use(pool) for _ in range(12)))
+    assert backend.most == 3 and len(backend.started) == 12 and all(machine.closed for machine in backend.started)
+
+
+async def test_each_lease_gets_a_machine_that_nobody_had_before(tree):
+    backend = FakeBackend()
+    async with Pool(backend, LIMITS, concurrency=1, ahead=2) as pool:
+        for _ in range(4):
+            async with pool.lease(tree) as machine:
+                assert machine.commands[1:] == [] and "tar" in machine.commands[0]
+                await machine.run("used")
+    assert all(machine.closed for machine in backend.started)
+
+
+async def test_machines_started_ahead_are_bounded_and_end_with_the_pool(tree):
+    backend = FakeBackend()
+    async with Pool(backend, LIMITS, concurrency=2, ahead=3) as pool:
+        for i in range(6):
+            await use(pool, Image(f"greengrad/env:{i}", tree.tree))
+        assert sum(not machine.closed for machine in backend.started) <= 4 * 3
+    assert all(machine.closed for machine in backend.started)
+
+
+async def test_a_machine_that_has_waited_too_long_is_not_handed_out(tree):
+    backend = FakeBackend()
+    async with Pool(backend, Limits(episode_seconds=0.2), concurrency=1, ahead=1) as pool:
+        await use(pool, tree)
+        old = backend.started[-1]
+        await asyncio.sleep(0.1)
+        async with pool.lease(tree) as machine:
+            assert machine is not old and old.closed
+
+
+async def test_an_error_or_cancellation_inside_still_tears_down():
+    backend = FakeBackend(HangingSandbox)
+    async with Pool(backend, LIMITS, concurrency=1) as pool:
+        with pytest.raises(ZeroDivisionError):
+            async with pool.lease(IMAGE):
+                raise ZeroDivisionError
+        task = asyncio.create_task(use(pool))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len(backend.started) == 2 and all(machine.closed for machine in backend.started)
+
+
+async def test_cancelling_while_a_machine_starts_leaves_none_open():
+    backend = SlowBackend()
+    async with Pool(backend, LIMITS, concurrency=1) as pool:
+        task = asyncio.create_task(use(pool))
+        await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len(backend.started) == 1 and backend.started[0].closed
+
+
+async def test_a_failed_start_frees_its_place(tree):
+    for ahead, image in ((0, IMAGE), (2, tree)):
+        async with Pool(BrokenBackend(), LIMITS, concurrency=1, ahead=ahead) as pool:
+            for _ in range(3):
+                with pytest.raises(SandboxError, match="no room"):
+                    await use(pool, image)
+
+
+async def test_a_dying_fake_dies_when_it_was_told_to_and_stays_dead():
+    machine = DyingSandbox(2, ResourceExhausted("full"))
+    await machine.run("one")
+    await machine.write("/x", b"two")
+    for _ in range(2):
+        with pytest.raises(ResourceExhausted):
+            await machine.run("three")
+
+
+async def test_a_fake_answers_from_its_script_and_keeps_files():
+    machine = FakeSandbox({"pytest": b"1 passed", "crash": SandboxError("gone")}, {"/testbed/a": b"x"})
+    assert (await machine.run("cd /testbed && pytest -q")).output == b"1 passed"
+    assert (await machine.run("ls")).exit_code == 0
+    with pytest.raises(SandboxError):
+        await machine.run("crash now")
+    with pytest.raises(FileNotFoundError):
+        await machine.read("/testbed/b")
+    await machine.close()
+    with pytest.raises(SandboxError):
+        await machine.run("ls")
+
+
+async def test_a_hanging_fake_hangs():
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(HangingSandbox().run("true"), 0.05)
+
+
+async def test_a_dying_machine_during_the_diff_is_a_failure_of_the_machine(tmp_path):
+    from sandbox import make_tree
+
+    (tmp_path / "source").mkdir()
+    make_tree(tmp_path / "source", tmp_path / "tree.tar")
+    for left in range(4):
+        with pytest.raises(SandboxError):
+            await diff(DyingSandbox(left), Image("greengrad/env:1", tmp_path / "tree.tar"))
