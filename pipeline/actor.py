@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sandbox import ensure_environment, open_backend
-from tasks import Task, load_suite
+from sandbox import open_backend
+from tasks import Suite, Task, load_suite, prepare_suite
 
 from .config import Config, RolloutConfig, TasksConfig
 from .evaluate import Actor
@@ -52,11 +52,10 @@ def choose_tasks(tasks: TasksConfig, split: str | None) -> list[Task]:
     return chosen
 
 
-async def prepare_machines(backend: str, tasks: Sequence[Task]) -> None:
+async def prepare_machines(backend: str, suite: Path, tasks: Sequence[Task]) -> None:
     """Sweep what dead processes left behind, and make the environments of these tasks where they are missing on this host."""
     await open_backend(backend).sweep()
-    for requirements in dict.fromkeys(task.requirements for task in tasks if task.requirements):
-        await asyncio.to_thread(ensure_environment, requirements)
+    await prepare_suite(Suite(suite, tuple(tasks)))
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 WIDTH, HEIGHT = 280, 130
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 20
+LEFT, RIGHT, TOP, BOTTOM = 50, 10, 10, 20
 
 
 def line_chart(title: str, points: Sequence[tuple[float, float]]) -> str:
@@ -39,7 +39,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     """Where the axis starts and ends: a little around the values; from 0 for what is never negative and near it."""
     low, high = min(values), max(values)
     if low == high:
-        return (low - 1, high + 1) if low else (-0.5, 0.5)
+        return (min(0.0, 2 * low), max(0.0, 2 * high)) if low else (-0.5, 0.5)
     if 0 <= low < 0.4 * high:
         low = 0.0
     return low, high + 0.05 * (high - low)
@@ -54,7 +54,7 @@ def _axes(low: float, high: float, first: float, last: float) -> str:
     for value in (low, (low + high) / 2, high):
         y = _scale(value, low, high, HEIGHT - BOTTOM, TOP)
         lines.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        lines.append(f'<text x="{LEFT - 5}" y="{y + 3:.1f}" text-anchor="end">{number(float(f"{value:.3g}"))}</text>')
+        lines.append(f'<text x="{LEFT - 5}" y="{y + 3:.1f}" text-anchor="end">{number(float(f"{value:.2g}"))}</text>')
     lines.append(f'<text x="{LEFT}" y="{HEIGHT - 5}">{first:g}</text>')
     if last > first:
         lines.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 5}" text-anchor="end">{last:g}</text>')

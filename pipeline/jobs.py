@@ -78,13 +78,13 @@ def eval_config(arguments: argparse.Namespace) -> Config:
 
 def grade(arguments: argparse.Namespace) -> int:
     """greengrad grade SUITE --predictions FILE --out DIR."""
-    from tasks import load_suite
+    from tasks import load_predictions, load_suite
 
-    from .predictions import read_predictions
     from .suite import grade_predictions
 
-    suite = load_suite(arguments.suite)
-    predictions = read_predictions(arguments.predictions, {task.instance_id for task in suite.tasks})
+    predictions = load_predictions(arguments.predictions, load_suite(arguments.suite))
+    if not predictions:
+        raise ValueError(f"{arguments.predictions}: holds no predictions")
     config = load_config(None, [*override("tasks.suite", arguments.suite), *sandbox_overrides(arguments)], Config)
     start_run(arguments.out, config)
     return conclude(asyncio.run(grade_predictions(config, predictions, arguments.out)), arguments.out)
@@ -120,7 +120,7 @@ async def _train(config: Config, run: Path) -> None:
     from .train import train as run_steps
     from .world import open_world
 
-    await prepare_machines(config.sandbox.backend, choose_tasks(config.tasks, config.tasks.split))
+    await prepare_machines(config.sandbox.backend, config.tasks.suite, choose_tasks(config.tasks, config.tasks.split))
     with Journal(run) as journal:
         if journal.next_step < config.train.steps:
             async with open_world(config, run) as world:
@@ -165,6 +165,27 @@ def tasks_build(arguments: argparse.Namespace) -> int:
     splits = Counter(task.split for task in suite.tasks)
     print(f"{arguments.out}: {len(suite.tasks)} tasks ({', '.join(f'{count} {split}' for split, count in sorted(splits.items()))})")
     return 0
+
+
+def tasks_validate(arguments: argparse.Namespace) -> int:
+    """greengrad tasks validate SUITE [--repeats K]; 0 where every task is sound."""
+    from .suite import validate
+    from .tables import print_validations
+
+    backend = arguments.sandbox or "auto"
+    found = asyncio.run(validate(arguments.suite, backend, arguments.repeats, arguments.jobs or 2))
+    print_validations(found)
+    return 0 if all(one.sound for one in found) else 1
+
+
+def regrade(arguments: argparse.Namespace) -> int:
+    """greengrad regrade DIR: no sandbox, the saved logs alone."""
+    from tasks import regrade as grade_again
+
+    verdicts = grade_again(arguments.folder)
+    counts = Counter(verdict.outcome.value for verdict in verdicts)
+    print(f"{arguments.folder}: {len(verdicts)} verdicts: {', '.join(f'{count} {name}' for name, count in sorted(counts.items()))}")
+    return 1 if counts["infra"] else 0
 
 
 def tasks_list(arguments: argparse.Namespace) -> int:

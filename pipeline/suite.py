@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks import Task, Verdict, write_report
+from sandbox import open_backend
+from tasks import Prediction, Suite, Task, Validation, Verdict, read_verdicts, validate_suite, write_logs, write_report
 
 from .actor import choose_tasks, open_actor, open_chat, prepare_machines, token_limits
-from .config import Config
+from .config import Config, TasksConfig
 from .evaluate import Work, attempt_all, evaluate_work, newest_episodes
 from .journal import Journal
-from .predictions import Prediction, write_predictions
+from .progress import growing_progress
 from .prompt import ByteTemplate, Chat
 from .results import Results, save_results, summarise
 from .types import Episode, Stop
@@ -37,7 +38,7 @@ async def _play(config: Config, work: Sequence[Work], out: Path, title: str) -> 
     chat = open_chat(config)
     rollout, context = token_limits(config)
     with Journal(out) as journal:
-        await prepare_machines(config.sandbox.backend, [one.task for one in work])
+        await prepare_machines(config.sandbox.backend, config.tasks.suite, [one.task for one in work])
         async with open_rig(config.sandbox, rollout, chat, context) as rig, open_actor(config, chat, out / "logs" / "vllm.log") as actor:
             results = await evaluate_work(actor, work, rig, journal, title)
         await asyncio.to_thread(write_artefacts, out, results.policy, work, newest_episodes(journal, work))
@@ -46,11 +47,11 @@ async def _play(config: Config, work: Sequence[Work], out: Path, title: str) -> 
 
 async def grade_predictions(config: Config, predictions: Sequence[Prediction], out: Path) -> Results:
     """A verdict for each patch; an instance of the suite without a prediction is not graded."""
-    patches = {one.instance_id: one.patch for one in predictions}
+    patches = {one.instance_id: one.model_patch for one in predictions}
     work = [Work(task.instance_id, task) for task in choose_tasks(config.tasks, None) if task.instance_id in patches]
     with Journal(out) as journal:
         check_same_patches(journal, patches)
-        await prepare_machines(config.sandbox.backend, [one.task for one in work])
+        await prepare_machines(config.sandbox.backend, config.tasks.suite, [one.task for one in work])
         async with open_rig(config.sandbox, config.rollout, Chat(ByteTemplate()), 1) as rig:
 
             async def grade(task: Task, name: str) -> Episode:
@@ -58,10 +59,18 @@ async def grade_predictions(config: Config, predictions: Sequence[Prediction], o
                 return Episode(name, task.instance_id, task.instance_id, (), Stop.SUBMITTED, patches[task.instance_id], verdict)
 
             seconds = await attempt_all(journal, work, grade, "grade")
-        results = summarise(predictions[0].model, newest_episodes(journal, work), seconds)
+        results = summarise(predictions[0].model_name_or_path, newest_episodes(journal, work), seconds)
         save_results(out, results)
         await asyncio.to_thread(write_artefacts, out, results.policy, work, newest_episodes(journal, work))
     return results
+
+
+async def validate(path: Path, backend: str, repeats: int, jobs: int) -> tuple[Validation, ...]:
+    """Gold passes, untouched fails, `repeats` times alike, for every task of a suite."""
+    tasks = choose_tasks(TasksConfig(suite=path), None)
+    await prepare_machines(backend, path, tasks)
+    with growing_progress("validate") as tell:
+        return await validate_suite(Suite(path, tuple(tasks)), open_backend(backend), repeats, tell, jobs)
 
 
 def check_same_patches(journal: Journal, patches: Mapping[str, str]) -> None:
@@ -72,12 +81,16 @@ def check_same_patches(journal: Journal, patches: Mapping[str, str]) -> None:
 
 
 def write_artefacts(out: Path, model: str, work: Sequence[Work], episodes: Sequence[Episode]) -> None:
-    """predictions.jsonl, report.json and logs/ in the official harness' format, one episode an instance: the first."""
+    """predictions.jsonl, report.json and logs/ in the official harness' form, one episode an instance: the first."""
     tasks = {one.task.instance_id: one.task for one in work}
     first = {episode.instance_id: episode for episode in reversed(episodes)}
-    write_predictions(out, [Prediction(name, model, first[name].patch) for name in tasks if name in first])
-    graded = [(tasks[name], first[name].patch, _verdict(first[name])) for name in tasks if name in first]
-    write_report(out, model, graded)
+    verdicts = [_verdict(first[name]) for name in tasks if name in first]
+    predictions = [Prediction(name, model, first[name].patch) for name in tasks if name in first]
+    written = {verdict.instance_id: verdict.outcome for verdict in read_verdicts(out)}
+    for verdict in verdicts:  # an instance that the infrastructure failed in an earlier run has other logs now
+        if written.get(verdict.instance_id) != verdict.outcome:
+            write_logs(out, tasks[verdict.instance_id], first[verdict.instance_id].patch, verdict)
+    write_report(out, verdicts, predictions, Suite(out, tuple(tasks.values())))
 
 
 def _verdict(episode: Episode) -> Verdict:

@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tasks import Task
+from tasks import Task, Validation
 
 from .charts import number
 from .doctor import Check
-from .journal import Journal
+from .journal import Journal, Phase
 from .plan import GB, Plan
 from .results import Results
 from .types import Episode
@@ -53,7 +53,7 @@ def print_run(journal: Journal, evaluations: Mapping[str, Results]) -> None:
     if evaluations:
         print_results(evaluations)
     if phases := journal.phases():
-        console.print(_table("phases", ["phase", "seconds"], [(phase.name, f"{phase.seconds:.0f}") for phase in phases]))
+        print_phases(phases)
     if steps := journal.steps():
         console.print(_steps(steps))
     rows = journal.rows()
@@ -68,6 +68,17 @@ def print_results(evaluations: Mapping[str, Results]) -> None:
     keys = list(next(iter(rows.values())))
     body = [(key, *(row[key] for row in rows.values())) for key in keys]
     _console().print(_table("evaluations", ["", *rows], body))
+
+
+def print_phases(phases: Sequence[Phase]) -> None:
+    """Wall time of each, with its notes."""
+    keys = list(dict.fromkeys(key for phase in phases for key in phase.notes))
+    body = [
+        (phase.name, f"{phase.seconds:,.0f} s", *(number(phase.notes[key]) if key in phase.notes else "" for key in keys))
+        for phase in phases
+    ]
+    total = ("[bold]sum[/]", f"[bold]{sum(phase.seconds for phase in phases):,.0f} s[/]", *("" for _ in keys))
+    _console().print(_table("phases", ["phase", "wall time", *keys], [*body, total]))
 
 
 def _steps(steps: Mapping[int, Mapping[str, float]]) -> Table:
@@ -98,6 +109,15 @@ def print_checks(checks: Sequence[Check]) -> None:
     """One line a check."""
     body = [(check.name, "[green]yes[/]" if check.ok else "[yellow]no[/]", escape(check.detail)) for check in checks]
     _console().print(_table("greengrad doctor", ["what", "works", "detail"], body))
+
+
+def print_validations(found: Sequence[Validation]) -> None:
+    """One line a task that is not sound, and how many are."""
+    for one in found:
+        if not one.sound:
+            gold, untouched = (", ".join(dict.fromkeys(outcome.value for outcome in outcomes)) for outcomes in (one.gold, one.noop))
+            print(f"{one.instance_id}: not sound: gold {gold}; untouched {untouched}")
+    print(f"{sum(one.sound for one in found)} of {len(found)} tasks are sound")
 
 
 def print_tasks(tasks: Sequence[Task]) -> None:

@@ -88,6 +88,31 @@ def test_predictions_of_one_run_are_graded_to_the_same_verdicts_by_another(suite
 
 
 @pytest.mark.bubblewrap
+def test_the_verdicts_of_saved_logs_are_the_same_again(suite: Path, tmp_path: Path) -> None:
+    assert greengrad("eval", suite, "--policy", "gold", "--out", tmp_path, "--sandbox", "bubblewrap").returncode == 0
+    before = (tmp_path / "report.json").read_text()
+    done = greengrad("regrade", tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}: 3 verdicts: 3 resolved\n")
+    assert (tmp_path / "report.json").read_text() == before
+    log = tmp_path / "logs" / NAMES[0] / "test_output.txt"
+    log.write_text(log.read_text().replace("PASSED", "FAILED"))
+    assert greengrad("regrade", tmp_path).stdout == f"{tmp_path}: 3 verdicts: 2 resolved, 1 unresolved\n"
+    assert "no graded instance" in refused(greengrad("regrade", suite))
+
+
+@pytest.mark.bubblewrap
+def test_validation_tells_a_sound_task_from_one_whose_gold_patch_does_nothing(suite: Path, tmp_path: Path) -> None:
+    shutil.copytree(suite, tmp_path / "suite")
+    words = ("tasks", "validate", tmp_path / "suite", "--sandbox", "bubblewrap")
+    assert greengrad(*words).stdout == "3 of 3 tasks are sound\n"
+    gold = tmp_path / "suite" / "tasks" / NAMES[0] / "gold.patch"
+    gold.write_text(gold.read_text().replace("+    return a + b", "+    return a * b"))
+    done = greengrad(*words)
+    assert done.returncode == 1
+    assert f"{NAMES[0]}: not sound: gold unresolved" in done.stdout and "2 of 3 tasks are sound" in done.stdout
+
+
+@pytest.mark.bubblewrap
 def test_a_rollout_records_every_turn_and_can_be_shown_and_viewed(suite: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ("--tasks", suite, "--run", run, "--rollout.group_size", "2", "--sandbox.backend", "bubblewrap", "--tasks.limit", "1")
@@ -180,11 +205,11 @@ def test_a_corrupt_task_folder_is_named_with_its_file(suite: Path, tmp_path: Pat
     ("line", "told"),
     [
         ("{not json", "preds.jsonl:2: malformed JSON"),
-        ('["a"]', "preds.jsonl:2: an object with instance_id"),
-        ('{"instance_id": "greengrad__toy-ad", "model_name_or_path": "m", "model_patch": ""}', "(did you mean greengrad__toy-add?)"),
-        ('{"instance_id": "greengrad__toy-clamp", "model_patch": ""}', "preds.jsonl:2: model_name_or_path is missing"),
-        ('{"instance_id": "greengrad__toy-clamp", "model_name_or_path": "m", "model_patch": 3}', "preds.jsonl:2: model_patch must be text"),
-        ('{"instance_id": "greengrad__toy-add", "model_name_or_path": "m", "model_patch": ""}', "stands twice"),
+        ('["a"]', "preds.jsonl:2: an object is needed"),
+        ('{"model_patch": ""}', "preds.jsonl:2: instance_id is missing"),
+        ('{"instance_id": "greengrad__toy-ad", "model_patch": ""}', "not in"),
+        ('{"instance_id": "greengrad__toy-clamp", "model_patch": 3}', "preds.jsonl:2: model_patch must be text"),
+        ('{"instance_id": "greengrad__toy-add", "model_patch": ""}', "more than one prediction for greengrad__toy-add"),
     ],
 )
 def test_bad_predictions_are_refused_with_their_line_and_nothing_is_written(suite: Path, tmp_path: Path, line: str, told: str) -> None:
