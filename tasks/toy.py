@@ -11,7 +11,7 @@ from .patches import diff_text
 from .script import dockerfile, eval_script, pytest_command
 from .store import load_suite, write_config, write_task
 
-REQUIREMENTS = ("iniconfig==2.1.0", "packaging==25.0", "pluggy==1.6.0", "pygments==2.19.2", "pytest==8.4.2")
+REQUIREMENTS = ("iniconfig==2.1.0", "packaging==25.0", "pluggy==1.6.0", "pygments==2.19.2", "pytest==8.4.1")
 """What the tests of toy tasks need in /opt/env."""
 DATASET = "greengrad/toy"
 
