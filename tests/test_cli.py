@@ -8,12 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.journal import Journal
+from pipeline.journal import Journal, JournalError
 from tasks import toy_suite
 
 GREENGRAD = [sys.executable, "-m", "pipeline.cli"]
@@ -128,24 +128,61 @@ def test_a_rollout_records_every_turn_and_can_be_shown_and_viewed(suite: Path, t
     assert greengrad("view", run).stdout.strip() == f"{run}/report.html"
 
 
-@pytest.mark.bubblewrap
-def test_ctrl_c_ends_with_130_and_leaves_no_process_behind(suite: Path, tmp_path: Path) -> None:
+def hanging_eval(suite: Path, folder: Path, backend: str) -> tuple[subprocess.Popen[str], str]:
+    """An eval whose agent sleeps in its sandbox, and the command that sleeps."""
     mark = f"sleep 300.{os.getpid()}"
-    (tmp_path / "script.json").write_text(json.dumps({"*": [{"name": "bash", "arguments": {"command": mark}}]}))
-    words = ["eval", str(suite), "--policy", f"script:{tmp_path}/script.json", "--out", str(tmp_path / "out"), "--sandbox", "bubblewrap"]
-    process = subprocess.Popen([*GREENGRAD, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    (folder / "script.json").write_text(json.dumps({"*": [{"name": "bash", "arguments": {"command": mark}}]}))
+    words = ["eval", str(suite), "--policy", f"script:{folder}/script.json", "--out", str(folder / "out"), "--sandbox", backend]
+    limits = ["--sandbox.command_seconds", "250"]
+    process = subprocess.Popen([*GREENGRAD, *words, *limits], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    return process, mark
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_tears_the_sandboxes_down_first(suite: Path, tmp_path: Path, backend: str, number: int, code: int) -> None:
+    process, mark = hanging_eval(suite, tmp_path, backend)
     try:
         wait_until(lambda: any(processes_with(mark)), 120)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
+        assert not any(processes_with(mark))
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert errors.strip().splitlines()[-1] == "greengrad eval: interrupted"
-    wait_until(lambda: not any(processes_with(mark)), 20)
 
 
-def wait_until(condition, seconds: float) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.bubblewrap
+def test_a_killed_eval_goes_on_with_the_same_command(suite: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [str(word) for word in ("eval", suite, "--policy", "gold", "--out", out, "--sandbox", "bubblewrap", "-j", "1")]
+    process = subprocess.Popen([*GREENGRAD, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=REPOSITORY)
+    try:
+        wait_until(lambda: count_episodes(out) >= 1, 120)
+    finally:
+        process.kill()
+        process.wait()
+    before = count_episodes(out)
+    assert before < 3
+    done = greengrad(*words)
+    assert (done.returncode, "3/3" in done.stdout) == (0, True), done.stderr
+    assert f"evaluate: {3 - before}/{3 - before} in" in done.stderr
+    assert count_episodes(out) == 3
+
+
+def count_episodes(out: Path) -> int:
+    """As a reader beside the writer sees it."""
+    if not (out / "journal.sqlite").exists():
+        return 0
+    try:
+        with Journal(out, readonly=True) as journal:
+            return len(journal.rows())
+    except JournalError:  # it is being made
+        return 0
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

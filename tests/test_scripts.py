@@ -1,9 +1,13 @@
 """The scripts' own promises: nothing is skipped silently."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 SKIPPING = """
@@ -47,3 +51,23 @@ def test_under_ci_the_gpu_tests_alone_may_skip(tmp_path: Path) -> None:
     result = run_pytest(tmp_path, SKIPPING_ON_GPU, ci="true")
     assert result.returncode == 0
     assert "not run: 1 x no daemon here\n" in result.stdout
+
+
+@pytest.mark.parametrize("path", [*sorted((REPOSITORY / "scripts").glob("*")), REPOSITORY / ".ci" / "run"], ids=lambda path: path.name)
+def test_every_shell_script_is_valid_bash(path: Path) -> None:
+    if path.is_dir() or not path.read_text().startswith("#!/usr/bin/env bash"):
+        return
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_version_that_an_extra_pins_is_the_one_in_the_constraints() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for extra in ("cpu", "gpu"):
+        lines = (REPOSITORY / "constraints" / f"{extra}.txt").read_text().splitlines()
+        pinned = {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in lines if "==" in line and line[0] != "#"}
+        for wanted in [*project["dependencies"], *project["optional-dependencies"][extra], *project["optional-dependencies"]["dev"]]:
+            name, _, version = wanted.partition("==")
+            name = re.split(r"[<>=!\[ ]", name)[0].lower().replace("_", "-")
+            assert name in pinned, f"{name} has no version in constraints/{extra}.txt"
+            assert not version or pinned[name].split("+")[0] == version
