@@ -14,6 +14,7 @@ import asyncio
 import functools
 import subprocess
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
+from contextlib import AsyncExitStack
 
 from . import cgroup
 from .base import Image, Limits, ResourceExhausted, SandboxError
@@ -48,20 +49,20 @@ class Bubblewrap:
         """A fresh machine with the image's tree in WORKDIR."""
         environment = await asyncio.to_thread(bubblewrap_environment, image.name)
         name = new_id()
-        group = cgroup.create(f"{name}@{owner()}", limits, limits.disk_mb)
-        try:
-            process, transport = await _spawn(machine_command(environment, limits, group))
-        except OSError as error:
-            await _clear(None, None, group)
-            raise SandboxError(f"bwrap cannot be started: {error}") from error
-        channel = Channel(_Pipes(process), functools.partial(_explain, name, process, group), limits)
-        machine = Machine(name, channel, limits, functools.partial(_clear, process, transport, group))
-        try:
+        async with AsyncExitStack() as undo:
+            group = cgroup.create(f"{name}@{owner()}", limits, limits.disk_mb)
+            if group:
+                undo.push_async_callback(group.remove)
+            try:
+                process, transport = await _spawn(machine_command(environment, limits, group))
+            except OSError as error:
+                raise SandboxError(f"bwrap cannot be started: {error}") from error
+            channel = Channel(_Pipes(process), functools.partial(_explain, name, process, group), limits)
+            machine = Machine(name, channel, limits, functools.partial(_clear, process, transport, group))
+            undo.push_async_callback(machine.close)
             await machine.renew()
             await unpack(machine, image)
-        except BaseException:
-            await machine.close()
-            raise
+            undo.pop_all()
         return machine
 
     async def sweep(self) -> int:
@@ -125,9 +126,8 @@ async def _end(process: Process, patience: float) -> int:
     return await asyncio.wait_for(process.wait(), 10)
 
 
-async def _clear(process: Process | None, transport: asyncio.SubprocessTransport | None, group: cgroup.Group | None) -> None:
-    if process and transport:
-        await _end(process, 0.0)
-        transport.close()
+async def _clear(process: Process, transport: asyncio.SubprocessTransport, group: cgroup.Group | None) -> None:
+    await _end(process, 0.0)
+    transport.close()
     if group:
         await group.remove()

@@ -1,4 +1,4 @@
-"""Builds the supervisor, a static program from the C source beside this file; knows nothing of machines."""
+"""Builds the two small static programs from the C source beside this file; knows nothing of machines."""
 
 import functools
 import hashlib
@@ -9,15 +9,26 @@ from pathlib import Path
 from .base import SandboxError
 from .store import make_once
 
-SOURCES = ("supervisor.c", "files.h", "filter.h")
+HERE = Path(__file__).parent
+PROGRAMS = {"supervisor": ("supervisor.c", "files.h", "filter.h"), "launch": ("launch.c",)}
+
+
+def supervisor() -> Path:
+    """Process 1 of every machine."""
+    return _built("supervisor")
+
+
+def launch() -> Path:
+    """What starts bwrap in its control groups and under an ordinary uid."""
+    return _built("launch")
 
 
 @functools.cache
-def supervisor() -> Path:
-    """The path of the program, compiled on first use and kept under the hash of its source."""
-    folder = Path(__file__).parent
-    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in SOURCES)).hexdigest()[:16]
-    return make_once("bin", digest, lambda draft: _compile(folder / SOURCES[0], draft / "supervisor")) / "supervisor"
+def _built(name: str) -> Path:
+    """The program's path, compiled on first use and kept under the hash of its source."""
+    source = b"".join((HERE / file).read_bytes() for file in PROGRAMS[name])
+    folder = f"{name}-{hashlib.sha256(source).hexdigest()[:16]}"
+    return make_once("bin", folder, lambda draft: _compile(HERE / PROGRAMS[name][0], draft / name)) / name
 
 
 def _compile(source: Path, program: Path) -> None:

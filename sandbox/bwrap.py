@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from .base import WORKDIR, Limits, SandboxError
-from .build import supervisor
+from .build import launch, supervisor
 from .cgroup import Group
 from .machine import shares
 from .make_env import PLACE
@@ -25,24 +25,6 @@ ETC = {
     "hosts": "127.0.0.1 localhost sandbox\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
-LAUNCH = """
-for group in $1; do echo $$ > "$group/cgroup.procs" || exit 95; done
-shift
-exec "$@"
-"""
-"""Joins the control groups ($1, none of them has a space in its name), then becomes the rest of its arguments."""
-VIEW = """
-uid=$1 count=$2 number=0; shift 2
-mkdir -p /run/greengrad && mount -t tmpfs -o mode=755,size=1m greengrad /run/greengrad || exit 94
-while [ $number -lt $count ]; do
-    place=/run/greengrad/$number
-    if [ -d "$1" ]; then mkdir $place; else : > $place; fi
-    mount --bind "$1" $place || exit 94
-    number=$((number + 1)); shift
-done
-exec setpriv --reuid $uid --regid $uid --clear-groups "$@"
-"""
-"""As root, in a mount namespace of its own: makes sources below folders that only root may enter reachable, then takes an ordinary uid."""
 
 
 def find_bwrap() -> tuple[Path, str]:
@@ -73,19 +55,18 @@ class _Sources:
         folder, name = find_bwrap()
         return f"{self.reach(folder)}/{name}"
 
-    def launch(self, command: list[str]) -> list[str]:
-        """The command as an ordinary user who reaches them; a number for a uid that nobody else has."""
-        if not self.root:
-            return command
-        uid = str(1_900_000_000 + secrets.randbelow(200_000_000))
-        view = ["unshare", "--mount", "--propagation", "private", "sh", "-c", VIEW, "sh", uid, str(len(self.paths))]
-        return [*view, *map(str, self.paths), *command]
+    def launched(self, command: list[str], group: Group | None = None) -> list[str]:
+        """The command in its control group and, as root, under a uid that nobody else has and that reaches the sources."""
+        words = [f"g={folder}" for folder in group.folders] if group else []
+        if self.root:
+            words += [f"u={1_900_000_000 + secrets.randbelow(200_000_000)}", *(f"s={path}" for path in self.paths)]
+        return [str(launch()), *words, "--", *command]
 
 
 def probe_command() -> list[str]:
     """Makes a user namespace as a machine would, and ends."""
     sources = _Sources()
-    return sources.launch([sources.bwrap(), "--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "true"])
+    return sources.launched([sources.bwrap(), "--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "true"])
 
 
 def machine_command(environment: Path, limits: Limits, group: Group | None) -> list[str]:
@@ -98,10 +79,8 @@ def machine_command(environment: Path, limits: Limits, group: Group | None) -> l
     if group:
         inner += ["--ro-bind", sources.reach(group.events), _events_place(group)]
     inner += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--", SUPERVISOR, *_supervisor_limits(limits, group)]
-    command = sources.launch(inner)
-    if group:
-        return ["sh", "-c", LAUNCH, "sh", " ".join(map(str, group.folders)), *command]
-    return ["taskset", "--cpu-list", _some_cpus(limits.cpus), *command]
+    cpus = [] if group else ["taskset", "--cpu-list", _some_cpus(limits.cpus)]
+    return [*cpus, *sources.launched(inner, group)]
 
 
 def _namespaces() -> list[str]:

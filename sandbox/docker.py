@@ -19,6 +19,7 @@ import time
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,26 +72,20 @@ class Docker:
 
     async def start(self, image: Image, limits: Limits) -> Machine:
         """A fresh machine with the image's tree in WORKDIR."""
-        name = new_id()
-        wire: _Attached | None = None
-
-        async def remove() -> None:
-            if wire:
-                wire.close()
-            await self._call(_remove, self._client.api, name)
-
-        try:
-            await self.prepare(image.name)
-            await self._retrying(_create, self._client.api, name, image.name, limits)
-            wire = await _attach(await self._call(_attached_socket, self._client.api, name))
-            await self._retrying(self._client.api.start, name)
+        name, api = new_id(), self._client.api
+        await self.prepare(image.name)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._call, _remove, api, name)
+            await self._retrying(_create, api, name, image.name, limits)
+            wire = await _attach(await self._call(_attached_socket, api, name))
+            undo.callback(wire.close)
+            await self._retrying(api.start, name)
             channel = Channel(wire, functools.partial(self._explain, name, wire), limits)
-            machine = Machine(name, channel, limits, remove)
+            machine = Machine(name, channel, limits, undo.pop_all().aclose)
+            undo.push_async_callback(machine.close)
             await machine.renew()
             await unpack(machine, image)
-        except BaseException:
-            await asyncio.shield(asyncio.ensure_future(remove()))
-            raise
+            undo.pop_all()
         return machine
 
     async def prepare(self, image_name: str) -> None:

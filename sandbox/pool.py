@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -91,12 +91,11 @@ def _sell_by(limits: Limits) -> float:
 
 
 async def _with_tree(machine: asyncio.Task[Sandbox], image: Image) -> Sandbox:
-    sandbox = await machine
-    try:
+    async with AsyncExitStack() as undo:
+        sandbox = await machine
+        undo.push_async_callback(sandbox.close)
         await unpack(sandbox, image)
-    except BaseException:
-        await asyncio.shield(asyncio.ensure_future(sandbox.close()))
-        raise
+        undo.pop_all()
     return sandbox
 
 
