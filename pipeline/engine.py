@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,21 +60,16 @@ class Engine:
             raise PolicyError(f"the vLLM server did not end within {STOP_SECONDS:.0f} s") from None
 
 
-async def start_engine(model: ModelConfig, policy: PolicyConfig, log: Path) -> Engine:
-    """Start a server and wait until it answers; PolicyError with the log's last lines when it does not."""
-    port = free_port()
+async def start_engine(command: Sequence[str], url: str, log: Path) -> Engine:
+    """Start a server (engine_command) and wait until it answers; PolicyError with the log's last lines when it does not."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pipeline.guard", *engine_command(model, policy, port)]
+    guarded = [sys.executable, "-m", "pipeline.guard", *command]
+    environment = os.environ | engine_environment()
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            env=os.environ | engine_environment(),
-            start_new_session=True,
+            *guarded, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, env=environment, start_new_session=True
         )
-    engine = Engine(process, f"http://127.0.0.1:{port}", log)
+    engine = Engine(process, url, log)
     try:
         await wait_until_healthy(engine)
     except BaseException:

@@ -7,7 +7,6 @@ New weights are read from a folder without a restart (WeightLoader). Left out: t
 """
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from .config import Config
-from .engine import NAME, Engine, start_engine
+from .engine import NAME, Engine, engine_command, free_port, start_engine
 from .prompt import Template
 from .types import Completion, PolicyError
 
@@ -84,6 +83,9 @@ class Sampling:
 class VllmPolicy:
     """A server, ours or another's, and the version of its weights."""
 
+    retry_seconds = 1.0
+    """Wait before the second attempt of a request; doubled each time."""
+
     def __init__(self, client: httpx.AsyncClient, template: Template, sampling: Sampling, engine: Engine | None = None) -> None:
         self.version = 0
         self._client = client
@@ -128,8 +130,7 @@ class VllmPolicy:
 
     async def load(self, folder: Path, version: int) -> None:
         """New weights and an empty prefix cache. No request may be running."""
-        call = {"method": "load_folder", "args": [os.path.abspath(folder)]}
-        await self._post("/collective_rpc", call)
+        await self._post("/collective_rpc", {"method": "load_folder", "args": [_absolute(folder)]})
         if not (await self._post("/reset_prefix_cache", {})).get("success"):
             raise PolicyError("the prefix cache could not be emptied: are requests running?")
         await self._set_version(version)
@@ -172,7 +173,10 @@ class VllmPolicy:
     async def _post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
         """The JSON of an answer. Transport failures and 5xx are tried again, then they are a PolicyError like everything else."""
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(ATTEMPTS), wait=wait_exponential(), retry=retry_if_exception_type(_Passing), reraise=True
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_exponential(self.retry_seconds),
+            retry=retry_if_exception_type(_Passing),
+            reraise=True,
         )
         try:
             response: httpx.Response = await retrying(self._send, path, body)
@@ -201,6 +205,11 @@ class _Passing(Exception):
     """A failure that may pass."""
 
 
+def _absolute(folder: Path) -> str:
+    """The server has a working directory of its own."""
+    return str(folder.absolute())
+
+
 def _entry(found: Mapping[str, Any], token: int) -> float:
     return float(found[str(token)]["logprob"])
 
@@ -209,8 +218,9 @@ async def start_policy(config: Config, template: Template, log: Path) -> VllmPol
     """The policy of a configuration: a server of our own, or the one at policy.url; checked, at version 0."""
     if config.model is None:
         raise ValueError("model.path is missing: a model policy needs one")
-    engine = None if config.policy.url else await start_engine(config.model, config.policy, log)
-    url = config.policy.url or (engine.url if engine else "")
+    port = free_port()
+    url = config.policy.url or f"http://127.0.0.1:{port}"
+    engine = None if config.policy.url else await start_engine(engine_command(config.model, config.policy, port), url, log)
     limits = httpx.Limits(max_connections=config.policy.max_requests)
     timeout = httpx.Timeout(REQUEST_SECONDS, connect=10, pool=None)
     client = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False)

