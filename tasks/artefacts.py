@@ -111,7 +111,7 @@ def summary(verdicts: Sequence[Verdict], predictions: Sequence[Prediction], inst
         "resolved": by_outcome[Outcome.RESOLVED],
         "unresolved": unresolved,
         "infra_failure": by_outcome[Outcome.INFRA],
-        "ambiguous_failure": reasons,
+        "ambiguous_failure": list(reasons),
         "error": [*by_outcome[Outcome.PATCH_INVALID], *by_outcome[Outcome.INFRA]],
         "suspect": by_outcome[Outcome.SUSPECT],
     }

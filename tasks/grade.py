@@ -96,8 +96,8 @@ def judge(task: Task, evaluation: Evaluation) -> Verdict:
 
 
 def is_witnessed(task: Task) -> bool:
-    """Whether the task's tests are run by pytest, so that our plugin can watch them."""
-    return task.log_parser.startswith("parse_log_pytest")
+    """Whether our plugin can watch the tests: pytest runs them, in an environment of ours (whose pytest it knows)."""
+    return bool(task.requirements) and task.log_parser.startswith("parse_log_pytest")
 
 
 async def _with_retries(machines: Backend | Pool, task: Task, patch: str, limits: Limits) -> Verdict:
