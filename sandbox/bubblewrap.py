@@ -36,8 +36,9 @@ class Bubblewrap:
 
     name = "bubblewrap"
 
-    def __init__(self) -> None:
-        """SandboxError where bwrap is missing or may not make namespaces."""
+    def __init__(self, control_groups: bool = True) -> None:
+        """SandboxError where bwrap is missing or may not make namespaces. Without control groups: the limits of an ordinary user."""
+        self._control_groups = control_groups
         done = subprocess.run(probe_command(), env=PATH, capture_output=True, text=True, timeout=30, check=False)
         if done.returncode:
             raise SandboxError(
@@ -50,7 +51,7 @@ class Bubblewrap:
         environment = await asyncio.to_thread(bubblewrap_environment, image.name)
         name = new_id()
         async with AsyncExitStack() as undo:
-            group = cgroup.create(f"{name}@{owner()}", limits, limits.disk_mb)
+            group = cgroup.create(f"{name}@{owner()}", limits, limits.disk_mb) if self._control_groups else None
             if group:
                 undo.push_async_callback(group.remove)
             try:

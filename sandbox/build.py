@@ -10,7 +10,7 @@ from .base import SandboxError
 from .store import make_once
 
 HERE = Path(__file__).parent
-PROGRAMS = {"supervisor": ("supervisor.c", "files.h", "filter.h"), "launch": ("launch.c",)}
+PROGRAMS = {"supervisor": ("supervisor.c", "files.h", "filter.h", "output.h"), "launch": ("launch.c",)}
 
 
 def supervisor() -> Path:

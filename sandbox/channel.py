@@ -17,6 +17,8 @@ from .base import ExecResult, Limits, ResourceExhausted
 
 CHUNK = 1 << 20
 """Bytes of a file in one frame, and the longest command."""
+WORDS = 4000
+"""Arguments and environment variables of one command."""
 FILE_BYTES = 64 << 20
 """A larger file is not read into the host's memory."""
 OUTPUT_BYTES = 8 << 20
@@ -26,7 +28,7 @@ GRACE = 15.0
 
 _HEADER = struct.Struct("<III")
 _RESULT = struct.Struct("<IIQQ")
-_TIMED_OUT, _OUT_OF_MEMORY, _KILLED, _UNCONFIRMED = 1, 2, 4, 8
+_TIMED_OUT, _OUT_OF_MEMORY, _UNCONFIRMED = 1, 2, 8
 
 
 class Wire(Protocol):
@@ -49,6 +51,8 @@ class Channel:
     """Requests and replies over a wire. `explain` turns "what we saw" into the exception to raise, by evidence."""
 
     def __init__(self, wire: Wire, explain: Callable[[str], Awaitable[Exception]], limits: Limits) -> None:
+        if not 2 <= limits.output_bytes <= OUTPUT_BYTES:
+            raise ValueError(f"output_bytes {limits.output_bytes}: between 2 and {OUTPUT_BYTES}")
         self._wire, self._explain, self._limits = wire, explain, limits
         self._turn = asyncio.Lock()
         self._received = bytearray()
@@ -59,8 +63,8 @@ class Channel:
         """Run one command to its end or its time limit."""
         words = [encode(word) for word in (cwd, *argv, *(f"{name}={value}" for name, value in env.items()))]
         strings = b"".join(word + b"\0" for word in words)
-        if len(strings) > CHUNK or any(b"\0" in word for word in words):
-            return ExecResult(b"sandbox: a command is at most 1 MiB and holds no NUL byte\n", 126, 0.0)
+        if len(strings) > CHUNK or len(words) > WORDS or any(b"\0" in word for word in words):
+            return ExecResult(b"sandbox: a command with its environment is at most 1 MiB and holds no NUL byte\n", 126, 0.0)
         head = struct.pack("<IIHH", max(1, int(seconds * 1000)), self._limits.output_bytes, len(argv), len(env))
         async with self._turn:
             for start in range(0, len(stdin), CHUNK):

@@ -5,7 +5,8 @@ covered:     no network, no capabilities, no-new-privileges, Docker's seccomp pr
              memory_mb + disk_mb); no mount of the host's but the supervisor's binary, read-only; no Docker socket. Commands go over the
              attached stream of process 1: no exec API, no port. Every call has a time limit; calls run on a few threads.
              A container ends when its owner dies (its stdin closes) or its life is over; sweep() removes what is left of it.
-not covered: the kernel (it is shared; use a daemon with gVisor or Kata for more); a daemon over TLS or ssh; io bandwidth.
+not covered: the kernel (it is shared; use a daemon with gVisor or Kata for more); a daemon over TLS or ssh, or one that does not see
+             this host's files; io bandwidth; images that hold their own repository in WORKDIR.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +67,7 @@ class Docker:
             with contextlib.closing(docker.from_env(timeout=patience)) as client:
                 client.ping()
             self._client = docker.from_env(timeout=CALL_SECONDS, max_pool_size=64)
+            self._cpus = int(self._client.info()["NCPU"])
         except (DockerException, RequestException) as error:
             raise SandboxError(_why_not(error)) from error
         self._threads = ThreadPoolExecutor(8, "docker")
@@ -72,7 +75,12 @@ class Docker:
 
     async def start(self, image: Image, limits: Limits) -> Machine:
         """A fresh machine with the image's tree in WORKDIR."""
+        if image.tree is None and not image.name.startswith(PREFIX):
+            raise SandboxError(
+                f"{image.name}: an image that holds its own repository cannot be used yet; give the repository as a tree file"
+            )
         name, api = new_id(), self._client.api
+        limits = replace(limits, cpus=min(limits.cpus, self._cpus))
         await self.prepare(image.name)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._call, _remove, api, name)

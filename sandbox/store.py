@@ -46,6 +46,8 @@ def make_once(kind: str, name: str, make: Callable[[Path], None]) -> Path:
         if target.exists():
             return target
         target.parent.mkdir(exist_ok=True)
+        for abandoned in target.parent.glob(f".{name}-*"):  # its maker was killed: we hold the lock
+            shutil.rmtree(abandoned, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
         try:
             draft.chmod(0o755)

@@ -19,38 +19,29 @@
  *   'K'                                            kills everything; also obeyed while a command runs
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "files.h"
 #include "filter.h"
+#include "output.h"
 
-enum { CHUNK = 1 << 20, IN_MAX = CHUNK + (64 << 10), OUT_MAX = 8 << 20, HEADER = 12, KILL_SECONDS = 5 };
-enum { TIMED_OUT = 1, OUT_OF_MEMORY = 2, KILLED = 4, UNCONFIRMED = 8 };
-enum { EXIT_NOT_INIT = 96, EXIT_LIFE_OVER = 97, EXIT_BAD_FRAME = 98 };
-
-struct limits { uint64_t file, processes, memory; };
+enum { CHUNK = 1 << 20, IN_MAX = CHUNK + (64 << 10), HEADER = 12, RESULT = 24, KILL_SECONDS = 5 };
+enum { TIMED_OUT = 1, OUT_OF_MEMORY = 2, KILLED = 4, UNCONFIRMED = 8, EXIT_NOT_INIT = 96, EXIT_LIFE_OVER = 97, EXIT_BAD_FRAME = 98 };
 struct command { char *cwd, **argv, **env; uint32_t milliseconds, cap; };
 
-static unsigned char in[IN_MAX], out[HEADER + 24 + OUT_MAX], ring[OUT_MAX / 2];
+static unsigned char in[IN_MAX], out[HEADER + RESULT + OUTPUT_MAX];
 static size_t in_size;
 static int children, next_stdin = -1, oom_fd = -1; /* children: a signalfd for SIGCHLD */
 static double life_ends;
-static struct limits limits;
+static struct { uint64_t file, processes, memory; } limits;
 
 static double now(void) {
     struct timespec t;
@@ -58,8 +49,7 @@ static double now(void) {
     return t.tv_sec + t.tv_nsec / 1e9;
 }
 
-/* Milliseconds until `when`, or until the end of our life where that is sooner. */
-static int until(double when) {
+static int until(double when) { /* milliseconds, or until the end of our life where that is sooner */
     double left = (when < life_ends ? when : life_ends) - now();
     if (life_ends <= now()) _exit(EXIT_LIFE_OVER);
     return left <= 0 ? 0 : left > 1e6 ? 1000000000 : (int)(left * 1000) + 1;
@@ -98,11 +88,9 @@ static void reply(uint32_t id, uint32_t error, size_t body) { /* the body lies a
 }
 
 static long oom_kills(void) { /* how many processes the kernel has killed here for memory; 0 where it does not tell */
-    char text[1024], *found;
-    ssize_t n = oom_fd < 0 ? -1 : pread(oom_fd, text, sizeof text - 1, 0);
-    if (n <= 0) return 0;
-    text[n] = 0;
-    found = strstr(text, "oom_kill ");
+    char text[1024] = "";
+    if (oom_fd < 0 || pread(oom_fd, text, sizeof text - 1, 0) < 0) return 0;
+    const char *found = strstr(text, "oom_kill ");
     return found ? atol(found + 9) : 0;
 }
 
@@ -128,7 +116,9 @@ static void become(const struct command *command, int input, int output) { /* in
     sigemptyset(&none);
     setsid();
     if (dup2(input, 0) < 0 || dup2(output, 1) < 0 || dup2(output, 2) < 0) _exit(126);
-    syscall(SYS_close_range, 3, ~0U, 0);
+#ifdef SYS_close_range
+    syscall(SYS_close_range, 3, ~0U, 0); /* all of them close on exec as well */
+#endif
     prctl(PR_SET_DUMPABLE, 1); /* only now: nothing of ours is left to look at, and /proc/self becomes our own */
     int score = open("/proc/self/oom_score_adj", O_WRONLY);
     if (score < 0 || write(score, "500", 3) != 3 || close(score)) dprintf(2, "sandbox: oom_score_adj: %s\n", strerror(errno));
@@ -161,28 +151,6 @@ static pid_t start(const struct command *command, int *output) { /* *output: whe
     return *output = ends[0], child;
 }
 
-/* Reads once; keeps the first `half` bytes at out + at and the last `half` in the ring. Returns what read() did. */
-static ssize_t keep(int fd, size_t at, size_t half, uint64_t *total) {
-    static unsigned char piece[65536];
-    ssize_t n = read(fd, piece, sizeof piece);
-    for (ssize_t done = 0; done < n;) {
-        size_t from = *total, room = from < half ? half - from : half - (from - half) % half, take = n - done;
-        if (take > room) take = room;
-        memcpy(from < half ? out + at + from : ring + (from - half) % half, piece + done, take);
-        done += take, *total += take;
-    }
-    return n;
-}
-
-static size_t unroll(size_t at, size_t half, uint64_t total) { /* puts the ring behind the first half; returns the bytes kept */
-    if (total <= half) return total;
-    uint64_t tail = total - half;
-    size_t start = tail <= half ? 0 : tail % half, size = tail < half ? tail : half;
-    memcpy(out + at + half, ring + start, size - start);
-    memcpy(out + at + half + size - start, ring, start);
-    return half + size;
-}
-
 static int reap(pid_t child, int *status) { /* true when `child` was among the dead; strays are buried with it */
     struct signalfd_siginfo info;
     int one, ended = 0;
@@ -193,12 +161,10 @@ static int reap(pid_t child, int *status) { /* true when `child` was among the d
 }
 
 static void run(uint32_t id, const struct command *command) {
-    enum { AT = HEADER + 24 };
-    size_t half = command->cap / 2 < 1 ? 1 : command->cap / 2 > OUT_MAX / 2 ? OUT_MAX / 2 : command->cap / 2;
+    struct output output = expect(out + HEADER + RESULT, command->cap);
     double begin = now(), deadline = begin + command->milliseconds / 1e3;
     long ooms = oom_kills();
     uint32_t result[2] = {0, 0};
-    uint64_t total = 0, figures[2];
     int status = 0, fd, ended = 0;
     pid_t child = start(command, &fd);
     drop_frame(); /* the child has its own copy; what comes next may be 'K' */
@@ -207,7 +173,7 @@ static void run(uint32_t id, const struct command *command) {
     while (!ended) {
         struct pollfd p[] = {{children, POLLIN, 0}, {fd, POLLIN, 0}, {in_size < IN_MAX ? 0 : -1, POLLIN, 0}};
         poll(p, 3, until(deadline));
-        if (p[1].revents && keep(fd, AT, half, &total) == 0) close(fd), fd = -1; /* every writer has closed it */
+        if (p[1].revents && keep(&output, fd) == 0) close(fd), fd = -1; /* every writer has closed it */
         if (p[0].revents) ended = reap(child, &status);
         if (p[2].revents) fill();
         int asked = frame() && in[8] == 'K';
@@ -217,15 +183,15 @@ static void run(uint32_t id, const struct command *command) {
             status = SIGKILL, ended = 1;
         }
     }
-    for (int left = fd < 0 ? 0 : fcntl(fd, F_GETPIPE_SZ) / 4096 + 1; left > 0 && keep(fd, AT, half, &total) > 0;) left--;
+    for (int left = fd < 0 ? 0 : fcntl(fd, F_GETPIPE_SZ) / 4096 + 1; left > 0 && keep(&output, fd) > 0;) left--;
     if (fd >= 0) close(fd); /* a child in the background may go on, but says nothing more */
     if (oom_kills() > ooms) result[1] |= OUT_OF_MEMORY;
     result[0] = result[1] & TIMED_OUT ? 124 : WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-    size_t kept = unroll(AT, half, total);
-    figures[0] = (now() - begin) * 1e6, figures[1] = total - kept;
-    memcpy(out + HEADER, result, 8);
-    memcpy(out + HEADER + 8, figures, 16);
-    reply(id, 0, 24 + kept);
+    size_t kept = finish(&output);
+    uint64_t figures[] = {(now() - begin) * 1e6, output.total - kept};
+    memcpy(out + HEADER, result, sizeof result);
+    memcpy(out + HEADER + sizeof result, figures, sizeof figures);
+    reply(id, 0, RESULT + kept);
 }
 
 static void forget_stdin(void) {
@@ -240,7 +206,13 @@ static int add_stdin(const unsigned char *data, size_t size) { /* 0 or an errno;
     return ENOSPC;
 }
 
-static char *string(unsigned char **at, unsigned char *end) { /* takes one \0-ended string; a frame without is not ours */
+static void take(unsigned char **at, unsigned char *end, void *to, size_t size) { /* a number of a frame; one too short is not ours */
+    if ((size_t)(end - *at) < size) _exit(EXIT_BAD_FRAME);
+    memcpy(to, *at, size);
+    *at += size;
+}
+
+static char *string(unsigned char **at, unsigned char *end) { /* takes one that ends in \0 */
     unsigned char *text = *at, *zero = memchr(text, 0, end - text);
     if (!zero) _exit(EXIT_BAD_FRAME);
     *at = zero + 1;
@@ -248,20 +220,16 @@ static char *string(unsigned char **at, unsigned char *end) { /* takes one \0-en
 }
 
 static void run_frame(uint32_t id, unsigned char *at, unsigned char *end) {
-    static char *words[1 << 16];
-    struct command command;
-    uint16_t counts[2], next = 0;
-    if (end - at < 12) _exit(EXIT_BAD_FRAME);
-    memcpy(&command.milliseconds, at, 4), memcpy(&command.cap, at + 4, 4), memcpy(counts, at + 8, 4);
-    if (counts[0] < 1 || counts[0] + counts[1] + 2 > (1 << 16) - 1) _exit(EXIT_BAD_FRAME);
-    at += 12;
+    static char *words[4096];
+    uint16_t counts[2];
+    struct command command = {.argv = words};
+    take(&at, end, &command.milliseconds, 4), take(&at, end, &command.cap, 4), take(&at, end, counts, 4);
+    if (counts[0] < 1 || counts[0] + counts[1] + 2 > 4096) _exit(EXIT_BAD_FRAME);
+    command.env = words + counts[0] + 1;
     command.cwd = string(&at, end);
-    command.argv = words;
-    while (next < counts[0]) words[next++] = string(&at, end);
-    words[next++] = NULL;
-    command.env = words + next;
-    while (next < counts[0] + 1 + counts[1]) words[next++] = string(&at, end);
-    words[next] = NULL;
+    for (int i = 0; i < counts[0]; i++) command.argv[i] = string(&at, end);
+    for (int i = 0; i < counts[1]; i++) command.env[i] = string(&at, end);
+    command.argv[counts[0]] = command.env[counts[1]] = NULL;
     run(id, &command);
 }
 
@@ -284,15 +252,12 @@ static void obey(unsigned char *at, unsigned char *end) { /* the frame in front 
         reply(id, kill_everything() ? EBUSY : 0, 0);
         break;
     case 'P':
-        if (end - at < 4) _exit(EXIT_BAD_FRAME);
-        memcpy(&number, at, 4);
+        take(&at, end, &number, 4);
         if (number) life_ends = now() + number;
         reply(id, 0, 0);
         break;
     case 'R': case 'W':
-        if (end - at < 13) _exit(EXIT_BAD_FRAME);
-        memcpy(&offset, at, 8), memcpy(&number, at + 8, 4);
-        at += 12;
+        take(&at, end, &offset, 8), take(&at, end, &number, 4);
         char *path = string(&at, end);
         if (in[8] == 'W') reply(id, write_part(path, offset, number, at, end - at), 0);
         else read_file(id, offset, number, path);
@@ -303,15 +268,16 @@ static void obey(unsigned char *at, unsigned char *end) { /* the frame in front 
 }
 
 static void settle(char **argv) { /* before the first command: out of reach, and deaf to signals */
-    sigset_t every;
+    sigset_t every, child;
     sigfillset(&every);
+    sigemptyset(&child), sigaddset(&child, SIGCHLD);
     umask(022);
     life_ends = now() + strtod(argv[1], NULL);
-    limits = (struct limits){strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10), strtoull(argv[4], NULL, 10)};
+    limits.file = strtoull(argv[2], NULL, 10), limits.processes = strtoull(argv[3], NULL, 10), limits.memory = strtoull(argv[4], NULL, 10);
     if ((oom_fd = open("/sys/fs/cgroup/memory.events", O_RDONLY | O_CLOEXEC)) < 0) /* version 2, else 1 */
         oom_fd = open("/sys/fs/cgroup/memory/memory.oom_control", O_RDONLY | O_CLOEXEC);
     if (prctl(PR_SET_DUMPABLE, 0) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || refuse_system_calls() || chdir("/")
-        || sigprocmask(SIG_SETMASK, &every, NULL) || (children = signalfd(-1, &every, SFD_CLOEXEC | SFD_NONBLOCK)) < 0
+        || sigprocmask(SIG_SETMASK, &every, NULL) || (children = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK)) < 0
         || fcntl(0, F_SETFL, O_NONBLOCK) || fcntl(1, F_SETFL, O_NONBLOCK)) {
         perror("supervisor");
         _exit(EXIT_NOT_INIT);

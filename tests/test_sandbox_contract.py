@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import Image, ResourceExhausted, SandboxError, open_backend
+from sandbox.bubblewrap import Bubblewrap
 
 ROOT = Path(__file__).parents[1]
 
@@ -238,6 +239,29 @@ async def test_cpu_time_is_limited(machine):
     spent = (await machine.run(command)).text.split()[-2:]
     seconds = sum(float(part.rstrip("s").split("m")[1]) for part in spent)
     assert seconds < 1.6
+
+
+@pytest.mark.bubblewrap
+async def test_without_control_groups_processes_memory_and_cpus_are_limited_all_the_same(image, limits):
+    """What an ordinary user gets: RLIMIT_NPROC for each machine apart, RLIMIT_AS, the affinity of the cpus."""
+    backend = Bubblewrap(control_groups=False)
+    one, two = await asyncio.gather(backend.start(image, limits), backend.start(image, limits))
+    try:
+        for machine in (one, two):
+            counted = await machine.run("ulimit -u; for i in $(seq 50); do sleep 30 & done; ls -d /proc/[0-9]* | wc -l")
+            assert counted.text.split()[0] == "64" and int(counted.text.split()[1]) >= 52
+        assert "Resource temporarily unavailable" in (await one.run("for i in $(seq 30); do sleep 30 & done", seconds=3)).text
+        assert await lives(one)
+        assert "MemoryError" in (await one.run("python3 -c 'bytearray(1 << 30)'")).text
+        assert (await one.run("nproc; python3 -c 'import os; os.sched_setaffinity(0, range(64))' || nproc")).text.split()[0] == "1"
+    finally:
+        await asyncio.gather(one.close(), two.close())
+
+
+@pytest.mark.docker
+async def test_an_image_with_its_own_repository_is_refused_and_not_hidden(limits):
+    with pytest.raises(SandboxError, match="tree file"):
+        await open_backend("docker").start(Image("greengrad/base:1"), limits)
 
 
 # files
