@@ -12,6 +12,7 @@ not covered: without a control group the sum of the processes' memory; the kerne
 
 import asyncio
 import functools
+import logging
 import subprocess
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from .machine import Machine, new_id
 from .owner import owner
 from .repo import unpack
 
+log = logging.getLogger(__name__)
 LIFE_OVER = 97
 """The supervisor's exit code at the end of Limits.episode_seconds."""
 PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -116,15 +118,16 @@ async def _explain(name: str, process: Process, group: cgroup.Group | None, seen
     return SandboxError(f"{name}: {seen}; bwrap ended with {code}{': ' + words if words else ''}")
 
 
-async def _end(process: Process, patience: float) -> int:
-    """End bwrap, and with it everything inside; `patience` seconds are left for it to end by itself."""
-    try:
-        return await asyncio.wait_for(process.wait(), patience)
-    except TimeoutError:
-        pass
-    if process.returncode is None:
-        process.kill()
-    return await asyncio.wait_for(process.wait(), 10)
+async def _end(process: Process, patience: float) -> int | None:
+    """End bwrap, and with it everything inside; `patience` seconds are left for it to end by itself. None: it does not even die."""
+    for seconds in (patience, 10.0):
+        try:
+            return await asyncio.wait_for(process.wait(), seconds)
+        except TimeoutError:
+            if process.returncode is None:
+                process.kill()
+    log.warning("bwrap %d was killed and does not end", process.pid)
+    return None
 
 
 async def _clear(process: Process, transport: asyncio.SubprocessTransport, group: cgroup.Group | None) -> None:

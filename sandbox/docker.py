@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import io
+import logging
 import os
 import socket
 import tarfile
@@ -42,6 +43,7 @@ from .owner import is_dead, owner
 from .repo import unpack
 from .store import locked
 
+log = logging.getLogger(__name__)
 SUPERVISOR = "/.supervisor"
 LIFE_OVER = 97
 """The supervisor's exit code at the end of Limits.episode_seconds."""
@@ -83,7 +85,7 @@ class Docker:
         limits = replace(limits, cpus=min(limits.cpus, self._cpus))
         await self.prepare(image.name)
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(self._call, _remove, api, name)
+            undo.push_async_callback(self._discard, name)
             await self._retrying(_create, api, name, image.name, limits)
             wire = await _attach(await self._call(_attached_socket, api, name))
             undo.callback(wire.close)
@@ -110,6 +112,13 @@ class Docker:
         for container in dead:
             await self._call(_remove, self._client.api, container)
         return len(dead)
+
+    async def _discard(self, name: str) -> None:
+        """Remove a container. Where the daemon fails it ends by itself, as its stdin is closed, and sweep() removes it later."""
+        try:
+            await self._call(_remove, self._client.api, name)
+        except SandboxError as error:
+            log.warning("%s could not be removed: %s", name, error)
 
     async def _explain(self, name: str, wire: "_Attached", seen: str) -> Exception:
         """Why the channel failed, from the daemon's record of how the container ended."""
