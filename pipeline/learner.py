@@ -9,6 +9,7 @@ of weight x token, so each loss is multiplied by the number of ranks. Learning r
 Left out so far: LoRA, checkpoints across rank counts, sequence parallelism, weights loaded shard by shard (each rank reads the model).
 """
 
+import json
 import math
 import os
 import resource
@@ -204,6 +205,8 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     torch.distributed.init_process_group(
         "nccl" if gpu else "gloo", init_method=f"file://{seat.rendezvous}", rank=seat.rank, world_size=seat.ranks
     )
+    # Its shared-memory kernel is for inference; without this line the first start compiles it for a minute or two.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     dtype = torch.bfloat16 if setup.learner.dtype == "bfloat16" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(setup.model_folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
     if setup.learner.activation_checkpointing:
@@ -220,7 +223,7 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
 
 def prepare_environment(seat: Seat) -> None:
     """Variables that DeepSpeed reads at import: no MPI, loopback only, its compiled extensions in our cache."""
-    cache = Path(os.environ.get("GREENGRAD_HOME", "~/.cache/greengrad")).expanduser()
+    cache = Path(os.environ.get("GREENGRAD_HOME") or Path.home() / ".cache" / "greengrad")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache / "torch_extensions"))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ |= {"RANK": str(seat.rank), "LOCAL_RANK": str(seat.rank), "WORLD_SIZE": str(seat.ranks), "LOCAL_SIZE": str(seat.ranks)}
@@ -359,8 +362,10 @@ def export_weights(shop: Workshop, folder: Path) -> None:
             if shop.rank == 0:
                 state[name] = parameter.detach().to("cpu", dtype, copy=True)
     if shop.rank == 0:
-        shop.model.config.dtype = dtype
         shop.model.save_pretrained(folder, state_dict=state)
+        config = json.loads((folder / "config.json").read_text())
+        config["dtype"] = shop.setup.export_dtype  # save_pretrained notes the dtype of the model in memory
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for source in shop.setup.model_folder.iterdir():
             if source.is_file() and source.suffix not in {".safetensors", ".bin", ".pt"} and not (folder / source.name).exists():
                 shutil.copy2(source, folder / source.name)

@@ -83,7 +83,7 @@ class Ranks:
                 if pipe in ready:
                     try:
                         answers[rank] = pipe.recv()
-                    except EOFError:
+                    except (EOFError, OSError):
                         self._fail(rank)
             for sentinel, rank in sentinels.items():
                 if sentinel in ready and rank not in answers:
