@@ -1,10 +1,10 @@
 """The house: which way imports point, where heavy packages may be, how fast and light --help is, what no tracked file may hold."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,17 +85,14 @@ def test_help_needs_no_package_but_the_standard_library(command: str) -> None:
     assert "examples:" in done.stdout or not command
 
 
-def test_help_imports_little_enough_for_half_a_second() -> None:
-    """The number of modules stands for the time, which a busy machine cannot promise; the best of five must still be below."""
-    counted = subprocess.run(
-        [sys.executable, "-c", "import pipeline.cli, sys; print(len(sys.modules))"], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert int(counted.stdout) < 250
+def test_help_answers_in_half_a_second_of_processor_time() -> None:
+    """Processor time, because a busy machine cannot promise wall time; the best of three."""
     seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "pipeline.cli", "--help"], stdout=subprocess.DEVNULL, check=True, timeout=60)
-        seconds.append(time.perf_counter() - started)
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "--help"], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        assert status == 0
+        seconds.append(used.ru_utime + used.ru_stime)
     assert min(seconds) < 0.5
 
 
