@@ -29,8 +29,8 @@ from .protect import drop_protected
 from .swebench import START, Reading, as_log, failure_reason, official_script, read_log
 from .witness import PLUGIN, Witness, plugin_text, read_witness
 
-LOG_BYTES = 32 << 20
-"""Kept of one evaluation log; a longer one loses its middle, and the tests named there count as not run."""
+LOG_BYTES = 8 << 20
+"""Kept of one evaluation log, as much as a machine keeps of any output; a longer one loses its middle, and the tests named there count as not run."""
 ATTEMPTS = 3
 """How often a machine may fail before the verdict is INFRA."""
 
