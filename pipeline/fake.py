@@ -7,52 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from sandbox import WORKDIR, ExecResult, Image, Sandbox
+from sandbox import FakeSandbox, Image, Sandbox
 
 from .prompt import Chat
 from .types import Batch, Completion, Policy, PolicyError, Sample
 
 
-class MemorySandbox:
-    """Files in a dict; `reply` answers commands (an exception that it raises is the machine's answer)."""
-
-    def __init__(self, files: dict[str, bytes] | None = None, reply: Callable[[str], ExecResult] | None = None) -> None:
-        self.id = "memory"
-        self.files = {f"{WORKDIR}/{name}": data for name, data in (files or {}).items()}
-        self.commands: list[str] = []
-        self.closed = False
-        self._reply = reply
-
-    async def run(
-        self, command: str, *, cwd: str = WORKDIR, env: dict[str, str] | None = None, stdin: bytes = b"", seconds: float | None = None
-    ) -> ExecResult:
-        """The scripted reply; exit code 0 and no output without one."""
-        self.commands.append(command)
-        return self._reply(command) if self._reply else ExecResult(b"", 0, 0.0)
-
-    async def read(self, path: str) -> bytes:
-        """A file of the dict."""
-        if path not in self.files:
-            raise FileNotFoundError(path)
-        return self.files[path]
-
-    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Into the dict."""
-        self.files[path] = data
-
-    async def kill_all(self) -> None:
-        """Nothing runs."""
-
-    async def close(self) -> None:
-        """Remembered, so that a test can ask."""
-        self.closed = True
-
-
 class MemoryMachines:
     """Leases what `make` makes, and remembers it."""
 
-    def __init__(self, make: Callable[[], MemorySandbox] = MemorySandbox) -> None:
-        self.made: list[MemorySandbox] = []
+    def __init__(self, make: Callable[[], FakeSandbox] = FakeSandbox) -> None:
+        self.made: list[FakeSandbox] = []
         self._make = make
 
     @asynccontextmanager

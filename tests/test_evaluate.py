@@ -8,13 +8,13 @@ from pipeline.action import render
 from pipeline.config import RolloutConfig
 from pipeline.evaluate import Actor, evaluate
 from pipeline.expert import ScriptedPolicy
-from pipeline.fake import FailingPolicy, MemoryMachines, MemorySandbox
+from pipeline.fake import FailingPolicy, MemoryMachines
 from pipeline.journal import Journal
 from pipeline.prompt import ByteTemplate, Chat
 from pipeline.results import load_results
 from pipeline.rollout import Rig
 from pipeline.types import Policy, ToolCall
-from sandbox import Image, Sandbox
+from sandbox import FakeSandbox, Image, Sandbox
 from tasks import Outcome, Task, Verdict
 
 CHAT = Chat(ByteTemplate())
@@ -43,7 +43,7 @@ def make_rig(machines: MemoryMachines) -> Rig:
 
 
 def make_machines() -> MemoryMachines:
-    return MemoryMachines(lambda: MemorySandbox({"m.py": b"x = 1\n"}))
+    return MemoryMachines(lambda: FakeSandbox(files={"/testbed/m.py": b"x = 1\n"}))
 
 
 def solver(*solved: str) -> Actor:

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from pipeline.action import parse
 from pipeline.edit import Edited, replace_once
 from pipeline.expert import gold_steps, make_expert, read_scripts
-from pipeline.fake import MemorySandbox
 from pipeline.hunks import changes_of, edits_of
 from pipeline.prompt import ByteTemplate, Chat
 from pipeline.tools import Shown, run_tool
 from pipeline.types import Completion
-from sandbox import Image
+from sandbox import FakeSandbox, Image
 from tasks import Task
 from tasks.patches import diff_text
 
@@ -88,7 +87,7 @@ async def test_the_experts_actions_make_the_gold_change_through_the_tools(tmp_pa
         "import os\n", "import os\nimport re\n"
     )
     task = make_task(tmp_path, diff_text("m.py", MODULE, new), {"m.py": MODULE})
-    sandbox = MemorySandbox({"m.py": MODULE.encode()})
+    sandbox = FakeSandbox(files={"/testbed/m.py": MODULE.encode()})
     for _, call in gold_steps(task):
         observation = await run_tool(sandbox, call, Shown(1500))
         assert "error" not in observation

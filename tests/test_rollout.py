@@ -7,11 +7,11 @@ from pipeline.action import render
 from pipeline.collect import Schedule, choose_tasks, collect
 from pipeline.config import RolloutConfig
 from pipeline.expert import ScriptedPolicy
-from pipeline.fake import FailingPolicy, MemoryMachines, MemorySandbox, SlowPolicy
+from pipeline.fake import FailingPolicy, MemoryMachines, SlowPolicy
 from pipeline.prompt import ByteTemplate, Chat
 from pipeline.rollout import Rig, Slot, derive_seed, run_episode
 from pipeline.types import Stop, ToolCall
-from sandbox import ExecResult, Image, ResourceExhausted, SandboxError
+from sandbox import FakeSandbox, Image, ResourceExhausted, SandboxError
 from tasks import Outcome, Task, Verdict
 
 CHAT = Chat(ByteTemplate())
@@ -51,8 +51,15 @@ async def read_diff(sandbox, image):
     return "" if text == "x = 1\n" else text
 
 
-def make_machines(reply=None):
-    return MemoryMachines(lambda: MemorySandbox({"m.py": b"x = 1\n"}, reply))
+def make_machines(*replies):
+    """Machines that answer every command with a reply; with several, each machine has its own, the last for the rest."""
+    left = list(replies)
+
+    def make():
+        reply = left.pop(0) if len(left) > 1 else (left or [b""])[0]
+        return FakeSandbox({"": reply}, {"/testbed/m.py": b"x = 1\n"})
+
+    return MemoryMachines(make)
 
 
 def make_rig(machines=None, grade=None, diff=read_diff, **rollout):
@@ -123,35 +130,23 @@ async def test_the_time_limit_ends_the_episode_and_the_diff_is_graded():
 
 
 async def test_an_agent_that_uses_up_its_machine_is_graded():
-    def reply(command):
-        raise ResourceExhausted("disk full")
-
-    episode = await run_episode(say(EDIT, BASH), TASK, make_rig(make_machines(reply)), SLOT)
+    machines = make_machines(ResourceExhausted("disk full"))
+    episode = await run_episode(say(EDIT, BASH), TASK, make_rig(machines), SLOT)
     assert (episode.stop, episode.reward, episode.error, episode.retries) == (Stop.RESOURCE, 1.0, "disk full", 0)
 
 
 @pytest.mark.parametrize("failure", [SandboxError("gone"), ResourceExhausted("dead")])
 async def test_a_used_up_machine_whose_diff_cannot_be_read_is_no_patch(failure):
-    def reply(command):
-        raise ResourceExhausted("killed its supervisor")
-
     async def diff(sandbox, image):
         raise failure
 
-    episode = await run_episode(say(EDIT, BASH), TASK, make_rig(make_machines(reply), diff=diff), SLOT)
+    machines = make_machines(ResourceExhausted("killed its supervisor"))
+    episode = await run_episode(say(EDIT, BASH), TASK, make_rig(machines, diff=diff), SLOT)
     assert (episode.stop, episode.verdict.outcome, episode.reward) == (Stop.RESOURCE, Outcome.NO_PATCH, 0.0)
 
 
 async def test_a_failing_machine_is_replaced_and_the_retry_counted():
-    failures = iter([SandboxError("daemon"), SandboxError("daemon")])
-
-    def reply(command):
-        failure = next(failures, None)
-        if failure:
-            raise failure
-        return ExecResult(b"", 0, 0.0)
-
-    rig = make_rig(make_machines(reply))
+    rig = make_rig(make_machines(SandboxError("daemon"), SandboxError("daemon"), b""))
     episode = await run_episode(say(BASH, EDIT, SUBMIT), TASK, rig, SLOT)
     assert (episode.stop, episode.reward, episode.retries, len(episode.turns)) == (Stop.SUBMITTED, 1.0, 2, 3)
     assert [machine.closed for machine in rig.machines.made] == [True] * 3
@@ -159,14 +154,11 @@ async def test_a_failing_machine_is_replaced_and_the_retry_counted():
 
 @pytest.mark.parametrize("where", ["machine", "engine", "diff", "grader"])
 async def test_infrastructure_that_keeps_failing_gives_no_reward(where):
-    def reply(command):
-        raise SandboxError("daemon")
-
     async def diff(sandbox, image):
         raise SandboxError("daemon")
 
     rig = make_rig(
-        make_machines(reply if where == "machine" else None),
+        make_machines(SandboxError("daemon") if where == "machine" else b""),
         Graders(failures=99 if where == "grader" else 0),
         diff if where == "diff" else read_diff,
     )
@@ -195,7 +187,7 @@ async def test_a_cancelled_episode_closes_its_machine():
 
     def make():
         started.set()
-        return MemorySandbox()
+        return FakeSandbox()
 
     rig = make_rig(MemoryMachines(make))
     running = asyncio.create_task(run_episode(SlowPolicy(30, say(SUBMIT)), TASK, rig, SLOT))

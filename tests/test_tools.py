@@ -3,11 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.edit import Edited, EditError, replace_once
-from pipeline.fake import MemorySandbox
 from pipeline.outline import Unparsed, find, outline
 from pipeline.tools import Shown, clip, run_tool
 from pipeline.types import ToolCall
-from sandbox import WORKDIR, ExecResult, ResourceExhausted, SandboxError
+from sandbox import WORKDIR, ExecResult, FakeSandbox, ResourceExhausted, SandboxError
 
 SHOWN = Shown(chars=1500)
 MODULE = b"""import os
@@ -36,37 +35,40 @@ async def use(sandbox, tool, /, shown=SHOWN, **arguments):
     return await run_tool(sandbox, ToolCall(tool, arguments), shown)
 
 
+def hold(files):
+    return FakeSandbox(files={f"{WORKDIR}/{name}": data for name, data in files.items()})
+
+
+def answer(reply):
+    return FakeSandbox({"": reply})
+
+
 @pytest.fixture
 def sandbox():
-    return MemorySandbox({"m.py": MODULE, "crlf.txt": b"one\r\ntwo\r\n", "latin.txt": b"caf\xe9 = 1\n", "empty.py": b""})
+    return hold({"m.py": MODULE, "crlf.txt": b"one\r\ntwo\r\n", "latin.txt": b"caf\xe9 = 1\n", "empty.py": b""})
 
 
 async def test_bash_shows_output_and_exit_code():
-    sandbox = MemorySandbox(reply=lambda command: ExecResult(b"hello\n", 3, 0.1))
+    sandbox = answer(ExecResult(b"hello\n", 3, 0.1))
     assert await use(sandbox, "bash", command="echo hello") == "hello\n[exit code 3]"
     assert sandbox.commands == ["echo hello"]
 
 
 async def test_a_long_output_keeps_head_and_tail():
-    sandbox = MemorySandbox(reply=lambda command: ExecResult(b"a" * 5000 + b"z" * 5000, 0, 0.1))
+    sandbox = answer(ExecResult(b"a" * 5000 + b"z" * 5000, 0, 0.1))
     text = await use(sandbox, "bash", command="x")
     assert text.startswith("a" * 750) and "8500 characters left out" in text and text.endswith("z" * 750 + "\n[exit code 0]")
 
 
 async def test_a_timeout_and_lack_of_memory_are_told():
-    assert "over the time limit" in await use(
-        MemorySandbox(reply=lambda c: ExecResult(b"", 124, 20.0, timed_out=True)), "bash", command="x"
-    )
-    assert "out of memory" in await use(MemorySandbox(reply=lambda c: ExecResult(b"", 137, 1.0, out_of_memory=True)), "bash", command="x")
+    assert "over the time limit" in await use(answer(ExecResult(b"", 124, 20.0, timed_out=True)), "bash", command="x")
+    assert "out of memory" in await use(answer(ExecResult(b"", 137, 1.0, out_of_memory=True)), "bash", command="x")
 
 
 @pytest.mark.parametrize("failure", [SandboxError("daemon"), ResourceExhausted("disk")])
 async def test_failures_of_the_machine_are_no_observations(failure):
-    def fail(command):
-        raise failure
-
     with pytest.raises(type(failure)):
-        await use(MemorySandbox(reply=fail), "bash", command="x")
+        await use(answer(failure), "bash", command="x")
 
 
 async def test_a_small_file_is_shown_whole(sandbox):
@@ -77,7 +79,7 @@ async def test_a_small_file_is_shown_whole(sandbox):
 
 async def test_a_large_file_is_shown_with_its_outline():
     source = b"def f():\n    return 1\n" + b"x = 1\n" * 1000 + b"def g():\n    pass\n"
-    text = await use(MemorySandbox({"big.py": source}), "view", path="big.py")
+    text = await use(hold({"big.py": source}), "view", path="big.py")
     assert "not shown]" in text and "It defines: f (1-2), g (1003-1004)" in text and len(text) < 1700
 
 
@@ -101,7 +103,7 @@ async def test_lines_are_shown_and_checked(sandbox):
 
 
 async def test_a_file_that_does_not_parse_is_still_shown_by_lines():
-    sandbox = MemorySandbox({"m.py": b"def f(:\n  x\n"})
+    sandbox = hold({"m.py": b"def f(:\n  x\n"})
     assert "cannot be parsed (line 1" in await use(sandbox, "view", path="m.py", name="f")
     assert "def f(:" in await use(sandbox, "view", path="m.py", lines="1-2")
 

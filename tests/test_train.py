@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from pipeline.config import Config, CreditConfig, OptimConfig, PolicyConfig, RolloutConfig, TasksConfig, TrainConfig
-from pipeline.fake import MemoryMachines, MemorySandbox, SoftmaxLearner, SoftmaxPolicy
+from pipeline.fake import MemoryMachines, SoftmaxLearner, SoftmaxPolicy
 from pipeline.journal import Journal
 from pipeline.prompt import ByteTemplate, Chat
 from pipeline.publish import PublishError
 from pipeline.rollout import Rig
 from pipeline.train import World, train
 from pipeline.types import Batch
-from sandbox import Image, Sandbox
+from sandbox import FakeSandbox, Image, Sandbox
 from tasks import Outcome, Task, Verdict
 
 RIGHT = "```edit\ncalc.py\n<<<<<<<\na - b\n=======\na + b\n>>>>>>>\n```"
@@ -55,7 +55,7 @@ async def grade_text(task: Task, patch: str) -> Verdict:
 
 def make_world(texts: tuple[str, ...] = TEXTS, learner: SoftmaxLearner | None = None) -> World:
     rollout = RolloutConfig(tasks_per_step=2, group_size=8, max_turns=4)
-    machines = MemoryMachines(lambda: MemorySandbox({"calc.py": b"def add(a, b):\n    return a - b\n"}))
+    machines = MemoryMachines(lambda: FakeSandbox(files={"/testbed/calc.py": b"def add(a, b):\n    return a - b\n"}))
     rig = Rig(CHAT, machines, read_patch, grade_text, rollout, context=10_000, command_seconds=5, episode_seconds=60)
     return World(SoftmaxPolicy(CHAT, texts), learner or SoftmaxLearner(CHAT, texts), rig, [make_task(0), make_task(1)])
 
