@@ -7,10 +7,10 @@ bubblewrap binds a virtual environment made from it at /opt/env; Docker commits 
 
 import hashlib
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 
 from .base import SandboxError
@@ -32,7 +32,10 @@ def environment_name(requirements: Sequence[str]) -> str:
 
 
 def ensure_environment(requirements: Sequence[str]) -> str:
-    """Make the host part of an environment if it is missing, and return its image name. Safe to call from many processes at once."""
+    """Make the host part of an environment if it is missing, and return its image name. Safe to call from many processes at once.
+
+    ValueError for a requirement that is not pinned, not pure Python, or that needs packages that are not listed.
+    """
     name = environment_name(requirements)
     lines = sorted(set(requirements))
     make_once("envs", name.removeprefix(PREFIX), lambda draft: _install(lines, draft))
@@ -66,4 +69,11 @@ def _install(lines: list[str], draft: Path) -> None:
     (draft / "site").mkdir(exist_ok=True)
     if compiled := next((draft / "site").rglob("*.so"), None):
         raise ValueError(f"{compiled.relative_to(draft / 'site')} is compiled code; an environment holds pure Python only")
-    shutil.rmtree(draft / "site" / "bin" / "__pycache__", ignore_errors=True)
+    listed = {_normal(line.partition("==")[0]) for line in lines}
+    found = distributions(path=[str(draft / "site")])
+    if unlisted := sorted(f"{other.name}=={other.version}" for other in found if _normal(other.name) not in listed):
+        raise ValueError(f"an environment lists everything that it holds; {', '.join(lines)} also need {', '.join(unlisted)}")
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

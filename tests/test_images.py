@@ -54,6 +54,11 @@ def test_compiled_packages_are_refused():
         ensure_environment(["markupsafe==3.0.2"])
 
 
+def test_a_list_that_leaves_out_what_its_packages_need_is_refused():
+    with pytest.raises(ValueError, match=r"also need iniconfig==.*, pluggy=="):
+        ensure_environment(["pytest==8.4.0"])
+
+
 def test_an_unknown_environment_is_told_as_such():
     with pytest.raises(SandboxError, match="ensure_environment"):
         host_part("greengrad/env:ffffffffffffffff")

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import logging
 import os
 import platform
 import statistics
@@ -170,6 +171,7 @@ def measure_sdk(effort: Effort) -> dict[str, float]:
 def measure_mini(effort: Effort) -> dict[str, float]:
     """mini-swe-agent's DockerEnvironment: a `docker exec` for each command."""
     os.environ["MSWEA_SILENT_STARTUP"] = "1"
+    logging.disable(logging.INFO)
     from minisweagent.environments.docker import DockerEnvironment
 
     def start() -> Any:
