@@ -56,7 +56,7 @@ def test_the_official_package_reads_our_suite_and_finds_nothing_wrong_with_it(to
 async def test_the_environments_of_a_suite_are_those_of_its_requirements(toys):
     assert await prepare_suite(toys) == 1
     with pytest.raises(ValueError, match="is not what its requirements make"):
-        await prepare_suite(replace(toys, tasks=(replace(toys.tasks[0], requirements=("pytest==8.4.1",)),)))
+        await prepare_suite(replace(toys, tasks=(replace(toys.tasks[0], requirements=("iniconfig==2.1.0",)),)))
 
 
 def edit(path, change):
