@@ -71,7 +71,7 @@ def _install(lines: list[str], draft: Path) -> None:
         raise ValueError(f"{compiled.relative_to(draft / 'site')} is compiled code; an environment holds pure Python only")
     listed = {_normal(line.partition("==")[0]) for line in lines}
     found = distributions(path=[str(draft / "site")])
-    if unlisted := sorted(f"{other.name}=={other.version}" for other in found if _normal(other.name) not in listed):
+    if unlisted := sorted(f"{other.name.lower()}=={other.version}" for other in found if _normal(other.name) not in listed):
         raise ValueError(f"an environment lists everything that it holds; {', '.join(lines)} also need {', '.join(unlisted)}")
 
 
