@@ -3,20 +3,21 @@
 Knows every part by its face and none by its insides. rollout, eval, train and the quickstart all open their world here.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from sandbox import Pool, diff, open_backend
-from tasks import Task, grade, load_suite
+from tasks import grade
 
+from .actor import choose_tasks, open_chat
 from .commands import LearnerSetup
-from .config import Config, RolloutConfig, SandboxConfig, TasksConfig
+from .config import Config, RolloutConfig, SandboxConfig
 from .learner import DeepSpeedLearner
 from .policy import start_policy
-from .prompt import Chat, load_chat
+from .prompt import Chat
 from .rollout import Rig
 from .train import World
 
@@ -44,30 +45,20 @@ async def open_rig(sandbox: SandboxConfig, rollout: RolloutConfig, chat: Chat, c
         )
 
 
-def choose_split(config: TasksConfig) -> Sequence[Task]:
-    """The tasks of a configuration; ValueError where there are none, because a run without tasks would do nothing."""
-    suite = load_suite(config.suite)
-    tasks = [task for task in suite.tasks if task.split == config.split][: config.limit]
-    if not tasks:
-        raise ValueError(f"{config.suite}: no task of split {config.split!r}; it has {sorted({task.split for task in suite.tasks})}")
-    return tasks
-
-
-def setup_learner(config: Config, run: Path) -> LearnerSetup:
-    """What the learner's ranks need for reinforcement learning."""
+def setup_learner(config: Config, run: Path, total_steps: int = 0) -> LearnerSetup:
+    """What the learner's ranks need; total_steps is where a cosine schedule ends."""
     if config.model is None:
         raise ValueError("model.path is missing: training needs one")
-    return LearnerSetup(
-        config.model.path, config.learner, config.optim, config.loss, logs=run / "logs", temperature=config.rollout.temperature
-    )
+    temperature = config.rollout.temperature
+    return LearnerSetup(config.model.path, config.learner, config.optim, config.loss, run / "logs", temperature, total_steps)
 
 
 @asynccontextmanager
 async def open_world(config: Config, run: Path) -> AsyncIterator[World]:
     """Everything that a training run acts on; closed in reverse order, whatever happens."""
     setup = setup_learner(config, run)
-    tasks = choose_split(config.tasks)
-    chat = load_chat(setup.model_folder, config.rollout.action_format)
+    tasks = choose_tasks(config.tasks, config.tasks.split)
+    chat = open_chat(config)
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(open_rig(config.sandbox, config.rollout, chat, config.model.context if config.model else 0))
         policy = await start_policy(config, chat.template, run / "logs" / "vllm.log")
