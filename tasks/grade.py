@@ -30,7 +30,7 @@ from .swebench import START, Reading, as_log, failure_reason, official_script, r
 from .witness import PLUGIN, Witness, plugin_text, read_witness
 
 LOG_BYTES = 8 << 20
-"""Kept of one evaluation log, as much as a machine keeps of any output; a longer one loses its middle, and the tests named there count as not run."""
+"""Kept of one evaluation log: what a machine keeps of any output. A longer one loses its middle; the tests named there did not run."""
 ATTEMPTS = 3
 """How often a machine may fail before the verdict is INFRA."""
 

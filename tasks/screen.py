@@ -20,7 +20,7 @@ PLUGIN = "greengrad_record"
 BASELINE_SECONDS = 300.0
 CROWD = 3
 """A function that more than so many times `max_failing` tests call is left alone: most of its bugs break most of them."""
-PATIENCE = 5.0
+PATIENCE = 8.0
 """A bug that makes the tests hang is no task: they may take so much longer than before, and so many seconds more."""
 
 
@@ -36,9 +36,15 @@ class Run:
     calls: dict[tuple[str, int], frozenset[str]] = field(default_factory=dict)
     """(path, first line of a function) -> tests that call it; "" stands for imports and collection."""
 
-    def seconds_of(self, file: str) -> float:
-        """Of all tests of a file."""
-        return sum(seconds for test, seconds in self.seconds.items() if file_of(test) == file)
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A package under the knife: unpacked in `folder`, its tests run once."""
+
+    recipe: Recipe
+    package: Package
+    folder: Path
+    baseline: Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,36 +75,35 @@ def covering_tests(mutation: Mutation, baseline: Run) -> tuple[str, ...]:
     return () if "" in tests else tuple(sorted(tests))
 
 
-def is_candidate(mutation: Mutation, baseline: Run, recipe: Recipe) -> bool:
-    """Whether a bug there is likely to be noticed by some tests, and not by nearly all: they are few, and quick."""
-    tests = covering_tests(mutation, baseline)
-    quick = any(baseline.seconds_of(file) <= recipe.max_seconds for file in {file_of(test) for test in tests})
-    return 0 < len(tests) <= CROWD * recipe.max_failing and quick
+def is_candidate(mutation: Mutation, subject: Subject) -> bool:
+    """Whether a bug there is likely to be noticed by some tests, and not by nearly all."""
+    return 0 < len(covering_tests(mutation, subject.baseline)) <= CROWD * subject.recipe.max_failing
 
 
-async def screen(sandbox: Sandbox, folder: Path, mutation: Mutation, recipe: Recipe, package: Package, baseline: Run) -> Screening:
+async def screen(sandbox: Sandbox, mutation: Mutation, subject: Subject) -> Screening:
     """Run the tests that call the mutated function; the sandbox' tree is as before afterwards."""
-    tests = covering_tests(mutation, baseline)
-    original = await asyncio.to_thread((folder / mutation.path).read_bytes)
+    tests = covering_tests(mutation, subject.baseline)
+    original = await asyncio.to_thread((subject.folder / mutation.path).read_bytes)
     place = f"{WORKDIR}/{mutation.path}"
     await sandbox.write(place, mutate(original.decode(), mutation).encode())
-    seconds = PATIENCE + PATIENCE * sum(baseline.seconds.get(test, 0.0) for test in tests)
-    run, _ = await _run(sandbox, package, tests, seconds)
+    seconds = PATIENCE + PATIENCE * sum(subject.baseline.seconds.get(test, 0.0) for test in tests)
+    run, _ = await _run(sandbox, subject.package, tests, seconds)
     await sandbox.write(place, original)
     if run is None:
         return Screening("the tests hang or die")
-    return _judge(run, baseline, recipe)
+    return _judge(run, subject)
 
 
-def _judge(run: Run, baseline: Run, recipe: Recipe) -> Screening:
-    failing = [test for test, outcome in run.outcomes.items() if outcome == "failed" and baseline.outcomes.get(test) == "passed"]
+def _judge(run: Run, subject: Subject) -> Screening:
+    before = subject.baseline.outcomes
+    failing = [test for test, outcome in run.outcomes.items() if outcome == "failed" and before.get(test) == "passed"]
     files = tuple(sorted({file_of(test) for test in failing}))
     if not failing:
         return Screening("no test notices it")
-    if len(failing) > recipe.max_failing:
+    if len(failing) > subject.recipe.max_failing:
         return Screening(f"{len(failing)} tests notice it")
-    if sum(baseline.seconds_of(file) for file in files) > recipe.max_seconds:
-        return Screening("its tests are slow")
+    if any(file in subject.package.slow for file in files):
+        return Screening("slow tests notice it")
     return Screening("", files, {test: run.messages[test] for test in failing})
 
 
