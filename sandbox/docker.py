@@ -14,11 +14,8 @@ import contextlib
 import functools
 import io
 import logging
-import os
-import socket
 import tarfile
 import time
-from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -34,9 +31,10 @@ from requests.exceptions import RequestException
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from . import make_env
+from .attached import Attached, attach
 from .base import WORKDIR, Image, Limits, ResourceExhausted, SandboxError
 from .build import supervisor
-from .channel import CHUNK, Channel
+from .channel import Channel
 from .images import BASE, PREFIX, host_part
 from .machine import Machine, new_id, shares
 from .owner import is_dead, owner
@@ -87,7 +85,7 @@ class Docker:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._discard, name)
             await self._retrying(_create, api, name, image.name, limits)
-            wire = await _attach(await self._call(_attached_socket, api, name))
+            wire = await attach(await self._call(_attached_socket, api, name))
             undo.callback(wire.close)
             await self._retrying(api.start, name)
             channel = Channel(wire, functools.partial(self._explain, name, wire), limits)
@@ -120,7 +118,7 @@ class Docker:
         except SandboxError as error:
             log.warning("%s could not be removed: %s", name, error)
 
-    async def _explain(self, name: str, wire: "_Attached", seen: str) -> Exception:
+    async def _explain(self, name: str, wire: Attached, seen: str) -> Exception:
         """Why the channel failed, from the daemon's record of how the container ended."""
         try:
             async with asyncio.timeout(20):
@@ -155,49 +153,8 @@ class Docker:
             raise SandboxError(f"Docker: {error}") from error
 
 
-class _Attached:
-    """The attached stream of a container as a Wire: stdout without Docker's 8-byte headers; what comes on stderr is kept aside."""
-
-    def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        self._left, self._stderr = 0, False
-        self.words = b""
-
-    async def read(self) -> bytes:
-        try:
-            while True:
-                if self._left == 0:
-                    header = await self._reader.readexactly(8)
-                    self._left, self._stderr = int.from_bytes(header[4:], "big"), header[0] == 2
-                piece = await self._reader.read(self._left)
-                self._left -= len(piece)
-                if not self._stderr or not piece:
-                    return piece
-                self.words = (self.words + b" " + piece)[-1000:]
-        except EOFError:
-            return b""
-
-    def send(self, data: bytes) -> None:
-        self._writer.write(data)
-
-    async def drain(self) -> None:
-        await self._writer.drain()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
 def _attached_socket(api: docker.APIClient, name: str) -> Any:
     return api.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-
-
-async def _attach(response: Any) -> _Attached:
-    """Take the connection over from the SDK, whose own end of it is closed."""
-    raw = socket.socket(fileno=os.dup(response.fileno()))
-    raw.setblocking(False)
-    response._response.close()
-    reader, writer = await asyncio.open_connection(sock=raw, limit=2 * CHUNK)
-    return _Attached(reader, writer)
 
 
 def _create(api: docker.APIClient, name: str, image: str, limits: Limits) -> None:
