@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from .config import LossConfig
 
@@ -103,28 +102,54 @@ def _mean(tokens: Tokens, value_M: Tensor) -> float:
 
 
 def score_tokens(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
-    """log p of each target under softmax(hidden @ weight.T / temperature), and the entropy (detached); both float32, shape (M,).
+    """log p of each target under softmax(hidden @ weight.T / temperature), and the entropy (no gradient); both float32, shape (M,).
 
-    Logits exist for `chunk` tokens at a time, in the backward pass too (recomputed). Non-reentrant checkpoints keep one backward
-    graph, so that a tied or accumulated weight gets its gradient once; the reentrant form would fire DeepSpeed's hooks per chunk.
+    Logits exist for `chunk` tokens at a time and are computed again in the backward pass. One autograd node for all chunks gives
+    the weight its gradient once: a tied or accumulated weight stays exact, and DeepSpeed's hooks fire once.
     """
-    parts = [
-        checkpoint(_score_chunk, hidden, weight_VD, targets, temperature, use_reentrant=False, preserve_rng_state=False)
-        for hidden, targets in zip(torch.split(hidden_MD, chunk), torch.split(targets_M, chunk), strict=True)
-    ]
-    return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
+    scores: tuple[Tensor, Tensor] = _ScoreTokens.apply(hidden_MD, weight_VD, targets_M, temperature, chunk)  # type: ignore[no-untyped-call]
+    return scores
 
 
-def _score_chunk(hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+class _ScoreTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
+        norm_M, logprobs_M, entropy_M = (torch.empty_like(targets_M, dtype=torch.float32) for _ in range(3))
+        for part in _chunks(len(targets_M), chunk):
+            logits_CV = _logits(hidden_MD[part], weight_VD, temperature)
+            norm_M[part] = torch.logsumexp(logits_CV, dim=-1)
+            logprobs_M[part] = logits_CV.gather(-1, targets_M[part, None]).squeeze(-1) - norm_M[part]
+            probs_CV = torch.exp(logits_CV - norm_M[part, None])
+            entropy_M[part] = norm_M[part] - torch.linalg.vecdot(probs_CV, logits_CV)
+        ctx.save_for_backward(hidden_MD, weight_VD, targets_M, norm_M)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.mark_non_differentiable(entropy_M)
+        return logprobs_M, entropy_M
+
+    @staticmethod
+    def backward(ctx: Any, grad_M: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """d log p / d logits = (one-hot - p) / temperature, chunk by chunk; the weight's gradient is summed in float32."""
+        hidden_MD, weight_VD, targets_M, norm_M = ctx.saved_tensors
+        grad_hidden_MD = torch.empty_like(hidden_MD)
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        for part in _chunks(len(targets_M), ctx.chunk):
+            scale_C1 = grad_M[part, None] / ctx.temperature
+            grad_CV = _logits(hidden_MD[part], weight_VD, ctx.temperature).sub_(norm_M[part, None]).exp_().mul_(-scale_C1)
+            grad_CV.scatter_add_(-1, targets_M[part, None], scale_C1)
+            grad_CV = grad_CV.to(weight_VD.dtype)
+            grad_hidden_MD[part] = grad_CV @ weight_VD
+            grad_weight_VD += grad_CV.t() @ hidden_MD[part]
+        return grad_hidden_MD, grad_weight_VD.to(weight_VD.dtype), None, None, None
+
+
+def _chunks(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _logits(hidden_CD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
+    """float32, in memory of its own."""
     logits_CV = F.linear(hidden_CD, weight_VD).float()
-    if temperature != 1.0:
-        logits_CV = logits_CV / temperature
-    norm_C = torch.logsumexp(logits_CV, dim=-1)
-    logprobs_C = logits_CV.gather(-1, targets_C[:, None]).squeeze(-1) - norm_C
-    with torch.no_grad():
-        probs_CV = torch.exp(logits_CV - norm_C[:, None])
-        entropy_C = norm_C - (probs_CV * logits_CV).sum(-1)
-    return logprobs_C, entropy_C
+    return logits_CV if temperature == 1.0 else logits_CV.div_(temperature)
 
 
 class ScoringHead(nn.Module):
