@@ -113,7 +113,7 @@ def engine_environment() -> dict[str, str]:
     return {
         "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" keeps a core of two idle
+        "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),  # "auto" gives one of two cores to the worker
     }
 
 
