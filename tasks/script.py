@@ -45,7 +45,7 @@ def dockerfile(environment: str) -> str:
     """The image of a task on top of its environment, with tree.tar beside this file as the build's context."""
     return f"""FROM {environment}
 USER root
+ENV PATH=/opt/env/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin LANG=C.UTF-8
 ADD tree.tar /testbed/
-RUN git config --system --add safe.directory /testbed
 WORKDIR /testbed
 """

@@ -74,7 +74,7 @@ def unpack_sdist(archive: Path, target: Path, exclude: tuple[str, ...] = ()) -> 
 
 
 def _is_excluded(parts: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
-    if any(part in ("..", ".git") or part.endswith(".egg-info") for part in parts):
+    if any(part in ("..", ".git", "__pycache__") or part.endswith((".egg-info", ".pyc")) for part in parts):
         return True
     return any(parts[: len(wanted)] == wanted for wanted in (PurePosixPath(name).parts for name in exclude))
 
