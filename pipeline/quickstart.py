@@ -110,10 +110,12 @@ async def make_suite(job: Job) -> None:
 
 async def demonstrate(job: Job) -> None:
     """The scripted expert on every training task, through the same tools in the same sandboxes."""
+    from .actor import choose_tasks
     from .suite import roll_out
 
     rollout = job.config.rollout.model_copy(update={"policy": "gold", "group_size": 1})
-    await roll_out(job.config.model_copy(update={"rollout": rollout}), job.run / "demonstrations")
+    tasks = choose_tasks(job.config.tasks, job.config.tasks.split)
+    await roll_out(job.config.model_copy(update={"rollout": rollout}), tasks, job.run / "demonstrations")
 
 
 async def tune(job: Job) -> None:
@@ -147,11 +149,11 @@ def measure(name: str, model: Callable[[Job], Path]) -> Callable[[Job], Awaitabl
     """The phase that evaluates a model on the held-out tasks, into the folder `name`."""
 
     async def work(job: Job) -> object:
+        from .actor import choose_tasks
         from .suite import evaluate_suite
 
-        config = job.with_model(model(job))
-        tasks = config.tasks.model_copy(update={"limit": None})
-        return await evaluate_suite(config.model_copy(update={"tasks": tasks}), HELD_OUT, job.run / name)
+        tasks = choose_tasks(job.config.tasks.model_copy(update={"limit": None}), HELD_OUT)
+        return await evaluate_suite(job.with_model(model(job)), tasks, job.run / name)
 
     return work
 
@@ -189,5 +191,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("pipeline").setLevel(logging.INFO)
     sys.exit(main())
