@@ -15,6 +15,8 @@ from .config import Config
 from .config_io import dump_config, load_config, override
 
 if TYPE_CHECKING:
+    from tasks import Task
+
     from .results import Results
 
 SCRIPT_TURNS = 1000
@@ -50,11 +52,13 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """greengrad eval SUITE --policy ... --out DIR."""
+    from .actor import choose_tasks
     from .suite import evaluate_suite
 
     config = eval_config(arguments)
-    start_run(arguments.out, config)
-    return conclude(asyncio.run(evaluate_suite(config, arguments.split, arguments.out)), arguments.out)
+    tasks = choose_tasks(config.tasks, arguments.split)
+    start_run(arguments.out, config, tasks)
+    return conclude(asyncio.run(evaluate_suite(config, tasks, arguments.out)), arguments.out)
 
 
 def eval_config(arguments: argparse.Namespace) -> Config:
@@ -78,49 +82,56 @@ def eval_config(arguments: argparse.Namespace) -> Config:
 
 def grade(arguments: argparse.Namespace) -> int:
     """greengrad grade SUITE --predictions FILE --out DIR."""
-    from tasks import load_predictions, load_suite
+    from tasks import Suite, load_predictions
 
+    from .actor import choose_tasks
     from .suite import grade_predictions
 
-    predictions = load_predictions(arguments.predictions, load_suite(arguments.suite))
+    config = load_config(None, [*override("tasks.suite", arguments.suite), *sandbox_overrides(arguments)], Config)
+    tasks = choose_tasks(config.tasks, None)
+    predictions = load_predictions(arguments.predictions, Suite(arguments.suite, tuple(tasks)))
     if not predictions:
         raise ValueError(f"{arguments.predictions}: holds no predictions")
-    config = load_config(None, [*override("tasks.suite", arguments.suite), *sandbox_overrides(arguments)], Config)
-    start_run(arguments.out, config)
-    return conclude(asyncio.run(grade_predictions(config, predictions, arguments.out)), arguments.out)
+    start_run(arguments.out, config, tasks)
+    return conclude(asyncio.run(grade_predictions(config, tasks, predictions, arguments.out)), arguments.out)
 
 
 def rollout(arguments: argparse.Namespace) -> int:
     """greengrad rollout CONFIG [--tasks SUITE] [--run DIR]."""
+    from .actor import choose_tasks
     from .suite import roll_out
 
     words = override("tasks.suite", arguments.tasks) if arguments.tasks else []
     config = load_config(arguments.config, [*words, *arguments.overrides], Config)
     run = arguments.run or Path("runs") / config.name
-    start_run(run, config)
-    return conclude(asyncio.run(roll_out(config, run)), run)
+    tasks = choose_tasks(config.tasks, config.tasks.split)
+    start_run(run, config, tasks)
+    return conclude(asyncio.run(roll_out(config, tasks, run)), run)
 
 
 def train(arguments: argparse.Namespace) -> int:
     """greengrad train CONFIG [--run DIR]."""
+    from .actor import choose_tasks
+
     config = load_config(arguments.config, arguments.overrides, Config)
     if config.model is None:
         raise ValueError(f"{arguments.config}: model.path is missing: training needs a model")
     run = arguments.run or Path("runs") / config.name
-    start_run(run, config)
-    asyncio.run(_train(config, run))
+    tasks = choose_tasks(config.tasks, config.tasks.split)
+    start_run(run, config, tasks)
+    asyncio.run(_train(config, tasks, run))
     print(f"done; greengrad show {run} and {run}/report.html show it")
     return 0
 
 
-async def _train(config: Config, run: Path) -> None:
-    from .actor import choose_tasks, prepare_machines
+async def _train(config: Config, tasks: "Sequence[Task]", run: Path) -> None:
+    from .actor import prepare_machines
     from .journal import Journal
     from .report import write_report
     from .train import train as run_steps
     from .world import open_world
 
-    await prepare_machines(config.sandbox.backend, config.tasks.suite, choose_tasks(config.tasks, config.tasks.split))
+    await prepare_machines(config.sandbox.backend, config.tasks.suite, tasks)
     with Journal(run) as journal:
         if journal.next_step < config.train.steps:
             async with open_world(config, run) as world:
@@ -218,16 +229,13 @@ def sandbox_overrides(arguments: argparse.Namespace) -> list[str]:
     return [*words, *(override("sandbox.concurrency", arguments.jobs) if arguments.jobs else [])]
 
 
-def start_run(run: Path, config: Config, data: Sequence[Path] = ()) -> None:
+def start_run(run: Path, config: Config, tasks: "Sequence[Task]") -> None:
     """config.yaml and manifest.json of a new run; for one that goes on, the same configuration is demanded."""
     from .manifest import make_manifest, write_manifest
 
-    if not config.tasks.suite.exists():
-        raise FileNotFoundError(
-            f"{config.tasks.suite}: no such task suite; `greengrad tasks build small --out {config.tasks.suite}` makes one"
-        )
     run.mkdir(parents=True, exist_ok=True)
+    images = {task.image.name: task.image.name.rpartition(":")[2] for task in tasks}
     seeds = {"train": config.train.seed, "learner": config.learner.seed, "policy": config.policy.seed}
-    for line in write_manifest(run, make_manifest(config, [config.tasks.suite, *data], seeds=seeds)):
+    for line in write_manifest(run, make_manifest(config, [config.tasks.suite], images, seeds)):
         log.warning("going on although %s", line)
     dump_config(config, run / "config.yaml")

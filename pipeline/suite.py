@@ -21,15 +21,13 @@ from .types import Episode, Stop
 from .world import open_rig
 
 
-async def evaluate_suite(config: Config, split: str | None, out: Path) -> Results:
+async def evaluate_suite(config: Config, tasks: Sequence[Task], out: Path) -> Results:
     """One episode an instance, and the resolve rate."""
-    tasks = choose_tasks(config.tasks, split)
     return await _play(config, [Work(task.instance_id, task) for task in tasks], out, "evaluate")
 
 
-async def roll_out(config: Config, run: Path) -> Results:
+async def roll_out(config: Config, tasks: Sequence[Task], run: Path) -> Results:
     """group_size episodes of each task. predictions.jsonl and report.json hold the first of each."""
-    tasks = choose_tasks(config.tasks, config.tasks.split)
     work = [Work(f"{task.instance_id}.{number:02d}", task) for number in range(config.rollout.group_size) for task in tasks]
     return await _play(config, work, run, "rollout")
 
@@ -45,10 +43,10 @@ async def _play(config: Config, work: Sequence[Work], out: Path, title: str) -> 
     return results
 
 
-async def grade_predictions(config: Config, predictions: Sequence[Prediction], out: Path) -> Results:
+async def grade_predictions(config: Config, tasks: Sequence[Task], predictions: Sequence[Prediction], out: Path) -> Results:
     """A verdict for each patch; an instance of the suite without a prediction is not graded."""
     patches = {one.instance_id: one.model_patch for one in predictions}
-    work = [Work(task.instance_id, task) for task in choose_tasks(config.tasks, None) if task.instance_id in patches]
+    work = [Work(task.instance_id, task) for task in tasks if task.instance_id in patches]
     with Journal(out) as journal:
         check_same_patches(journal, patches)
         await prepare_machines(config.sandbox.backend, config.tasks.suite, [one.task for one in work])

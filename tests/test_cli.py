@@ -242,7 +242,7 @@ def test_a_corrupt_task_folder_is_named_with_its_file(suite: Path, tmp_path: Pat
     broken.unlink() if text is None else broken.write_text(text)
     line = refused(greengrad("eval", tmp_path / "suite", "--policy", "gold", "--out", tmp_path / "out"))
     assert NAMES[1] in line and told in line
-    assert not (tmp_path / "out" / "predictions.jsonl").exists()
+    assert not (tmp_path / "out").exists()
     listed = greengrad("tasks", "list", tmp_path / "suite")
     assert listed.returncode == 1 and NAMES[0] in listed.stdout and told in listed.stderr
 
