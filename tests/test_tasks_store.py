@@ -112,7 +112,7 @@ def test_rows_of_a_jsonl_file_load_and_broken_ones_are_named(toys, tmp_path):
 
 
 def test_real_rows_of_swe_bench_load():
-    suite = load_suite(Path(__file__).parent / "data" / "verified_slice.jsonl")
+    suite = load_suite(Path(__file__).parent / "data" / "verified_slice.parquet")
     assert len({task.log_parser for task in suite.tasks}) == len(suite.tasks) == 12 and suite.broken == {}
     for task in suite.tasks:
         assert task.image.name.startswith("swebench/sweb.eval.x86_64.") and task.files and task.fail_to_pass
