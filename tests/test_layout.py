@@ -13,7 +13,14 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 RANK = {"sandbox": 0, "tasks": 1, "pipeline": 2}
 ROOMS = {
-    "torch": {"pipeline/loss.py", "pipeline/learner.py", "pipeline/batch.py", "pipeline/publish.py", "pipeline/convert.py"},
+    "torch": {
+        "pipeline/loss.py",
+        "pipeline/attention.py",
+        "pipeline/learner.py",
+        "pipeline/batch.py",
+        "pipeline/publish.py",
+        "pipeline/convert.py",
+    },
     "vllm": {"pipeline/policy.py"},
     "deepspeed": {"pipeline/learner.py"},
     "docker": {"sandbox/docker.py"},
@@ -120,7 +127,7 @@ FORBIDDEN = {
 def test_no_tracked_file_names_a_machine_or_a_registry() -> None:
     found = []
     for path in tracked():
-        if path == Path(__file__) or not path.is_file() or path.suffix in {".tar", ".xz", ".parquet", ".patch"}:
+        if path == Path(__file__) or not path.is_file() or "data" in path.parts:  # texts of others are quoted as they are
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
         for what, pattern in FORBIDDEN.items():
