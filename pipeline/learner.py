@@ -194,6 +194,7 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from .attention import register_attention
     from .loss import Scorer
 
     gpu = torch.cuda.is_available()
@@ -208,7 +209,8 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     # Its shared-memory kernel is for inference; without this line the first start compiles it for a minute or two.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     dtype = torch.bfloat16 if setup.learner.dtype == "bfloat16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(setup.model_folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+    attention = register_attention() if dtype is torch.bfloat16 and not gpu else "sdpa"
+    model = AutoModelForCausalLM.from_pretrained(setup.model_folder, dtype=dtype, attn_implementation=attention, local_files_only=True)
     if setup.learner.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train(setup.learner.activation_checkpointing)

@@ -193,3 +193,19 @@ def test_fine_tuning_is_cross_entropy_over_the_scored_tokens():
     loss, stats = sft_loss(logprobs, torch.zeros(6), terms)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, targets))
     assert stats.loss == pytest.approx(loss.item())
+
+
+@pytest.mark.parametrize("length", [7, 256, 600])
+def test_blocked_attention_equals_torch_s_in_value_and_gradient(length):
+    from pipeline.attention import attend_in_blocks
+
+    torch.manual_seed(0)
+    shapes = [(2, 6, length, 8), (2, 3, length, 8), (2, 3, length, 8)]  # six query heads share three key heads
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    upstream = torch.randn(2, length, 6, 8)
+    got = attend_in_blocks(None, *inputs, None, scaling=0.3)[0]
+    gradients = torch.autograd.grad((got * upstream).sum(), inputs)
+    plain = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True, scale=0.3, enable_gqa=True).transpose(1, 2)
+    torch.testing.assert_close(got, plain, rtol=1e-5, atol=1e-5)
+    for left, right in zip(gradients, torch.autograd.grad((plain * upstream).sum(), inputs), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
