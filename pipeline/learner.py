@@ -47,6 +47,7 @@ class DeepSpeedLearner:
     """The Learner of types.py over `setup.learner.ranks` processes. A rank that fails raises RankError with its traceback."""
 
     def __init__(self, setup: LearnerSetup) -> None:
+        check_setup(setup)
         self.setup = setup
         self.steps = 0
         """Optimiser steps done."""
@@ -125,6 +126,14 @@ class DeepSpeedLearner:
 
     def _call_all(self, command: Command) -> list[Any]:
         return self._ranks.call([command] * self.setup.learner.ranks, self.setup.command_seconds)
+
+
+def check_setup(setup: LearnerSetup) -> None:
+    """What would otherwise fail minutes later, inside a rank."""
+    if not (setup.model_folder / "config.json").is_file():
+        raise FileNotFoundError(f"model.path: {setup.model_folder} holds no config.json; the learner needs a model folder on disk")
+    if setup.learner.dtype == "bfloat16" and setup.learner.zero_stage == 0:
+        raise ValueError("learner.zero_stage: 0 keeps no fp32 masters beside bfloat16 weights; use 1, 2 or 3, or dtype float32")
 
 
 @contextmanager

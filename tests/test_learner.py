@@ -192,6 +192,14 @@ def test_a_caller_s_mistake_leaves_the_learner_alive_and_a_rank_s_failure_shows_
     assert not active_children()
 
 
+def test_a_setup_that_cannot_work_is_refused_before_a_rank_starts(start, tmp_path):
+    with pytest.raises(ValueError, match="zero_stage"):
+        start({"dtype": "bfloat16", "zero_stage": 0})
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        DeepSpeedLearner(LearnerSetup(tmp_path, LearnerConfig(), OptimConfig(), LossConfig(), tmp_path))
+    assert not active_children()
+
+
 def test_the_learning_rate_warms_up_then_stays_or_falls_to_zero():
     constant = OptimConfig(lr=1.0, warmup_steps=4)
     assert [learning_rate(step, constant, 0) for step in (0, 1, 3, 4, 100)] == [0.25, 0.5, 1.0, 1.0, 1.0]
