@@ -237,6 +237,7 @@ def prepare_environment(seat: Seat) -> None:
     cache = Path(os.environ.get("GREENGRAD_HOME") or Path.home() / ".cache" / "greengrad")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache / "torch_extensions"))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads; threads that spin starve whatever shares the cores
     os.environ |= {"RANK": str(seat.rank), "LOCAL_RANK": str(seat.rank), "WORLD_SIZE": str(seat.ranks), "LOCAL_SIZE": str(seat.ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     import torch
