@@ -12,7 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .config import Config, ModelConfig, RftConfig
@@ -127,7 +127,9 @@ async def tune(job: Job) -> None:
     with Journal(job.run / "demonstrations", readonly=True) as demonstrations:
         samples = rft_samples(demonstrations.episodes())
     config = job.config.model_copy(update={"optim": rft_optim(job.config.optim, job.rft)})
-    learner = DeepSpeedLearner(setup_learner(config, job.run / "fine-tune", count_steps(len(samples), job.rft)))
+    setup = setup_learner(config, job.run / "fine-tune", count_steps(len(samples), job.rft))
+    # The next stage takes much smaller steps: from weights on bfloat16's grid they would be rounded away at every publish.
+    learner = DeepSpeedLearner(replace(setup, export_dtype="float32"))
     try:
         with Journal(job.run / "fine-tune") as journal:
             fine_tune(job.rft, journal, learner, samples)
