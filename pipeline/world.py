@@ -49,6 +49,8 @@ def setup_learner(config: Config, run: Path, total_steps: int = 0) -> LearnerSet
     """What the learner's ranks need; total_steps is where a cosine schedule ends."""
     if config.model is None:
         raise ValueError("model.path is missing: training needs one")
+    if config.model.rope_yarn != 1.0:
+        raise ValueError("model.rope_yarn: the engine stretches the context, the learner cannot yet; training needs 1.0")
     temperature = config.rollout.temperature
     return LearnerSetup(config.model.path, config.learner, config.optim, config.loss, run / "logs", temperature, total_steps)
 
