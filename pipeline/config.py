@@ -34,7 +34,6 @@ class TasksConfig(Section):
     suite: Path
     split: str = "train"
     limit: int | None = Field(None, ge=1)
-    shuffle_seed: int = 0
 
 
 class SandboxConfig(Section):
@@ -173,7 +172,7 @@ class RftConfig(Section):
     """Rejection fine-tuning: passing demonstrations, malformed turns masked."""
 
     episodes: Path | None = None
-    """Run folder with the demonstrations."""
+    """Run folder with the demonstrations: given, `greengrad train` fine-tunes on them instead of reinforcing."""
     epochs: int = Field(1, ge=1)
     lr: float = Field(5e-6, gt=0)
     batch_episodes: int = Field(64, ge=1)

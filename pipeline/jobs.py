@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import Config
+from .config import Config, RftConfig
 from .config_io import dump_config, load_config, override
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def rollout(arguments: argparse.Namespace) -> int:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """greengrad train CONFIG [--run DIR]."""
+    """greengrad train CONFIG [--run DIR]: reinforcement, or fine-tuning where rft.episodes names demonstrations."""
     from .actor import choose_tasks
 
     config = load_config(arguments.config, arguments.overrides, Config)
@@ -119,9 +119,20 @@ def train(arguments: argparse.Namespace) -> int:
     run = arguments.run or Path("runs") / config.name
     tasks = choose_tasks(config.tasks, config.tasks.split)
     start_run(run, config, tasks)
-    asyncio.run(_train(config, tasks, run))
+    if config.rft is not None and config.rft.episodes is not None:
+        _fine_tune(config, config.rft, config.rft.episodes, run)
+    else:
+        asyncio.run(_train(config, tasks, run))
     print(f"done; greengrad show {run} and {run}/report.html show it")
     return 0
+
+
+def _fine_tune(config: Config, rft: RftConfig, episodes: Path, run: Path) -> None:
+    from .report import write_report
+    from .stages.rft import tune_on
+
+    tune_on(config, rft, episodes, run)
+    write_report(run)
 
 
 async def _train(config: Config, tasks: "Sequence[Task]", run: Path) -> None:

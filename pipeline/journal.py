@@ -113,9 +113,9 @@ class Journal:
             return [EpisodeRow(*row) for row in self._db.execute(f"SELECT {columns} FROM episodes ORDER BY finished, rowid")]
 
     def groups(self, step: int) -> tuple[Group, ...]:
-        """The episodes of a step by group."""
+        """The episodes of a step by group, in the order of their ids, as `collect` gave them: a batch made again is the same batch."""
         members: dict[str, list[Episode]] = {}
-        for episode in self.episodes(step):
+        for episode in sorted(self.episodes(step), key=lambda one: one.episode_id):
             members.setdefault(episode.group_id, []).append(episode)
         return tuple(Group(name, found[0].instance_id, step, tuple(found)) for name, found in members.items())
 

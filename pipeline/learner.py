@@ -23,7 +23,8 @@ from typing import Any, assert_never
 import numpy as np
 
 from .batch import MicroBatch, pack_micro_batches, weigh_samples
-from .commands import (
+from .config import OptimConfig
+from .orders import (
     Command,
     Export,
     LearnerSetup,
@@ -38,7 +39,6 @@ from .commands import (
     split_minibatches,
     summarise_steps,
 )
-from .config import OptimConfig
 from .ranks import Ranks, Seat
 from .types import Batch, Sample
 

@@ -12,7 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config, ModelConfig, RftConfig
@@ -120,21 +120,9 @@ async def demonstrate(job: Job) -> None:
 
 async def tune(job: Job) -> None:
     """Cross-entropy on the demonstrations that passed."""
-    from .learner import DeepSpeedLearner
-    from .stages.rft import count_steps, fine_tune, rft_optim, rft_samples
-    from .world import setup_learner
+    from .stages.rft import tune_on
 
-    with Journal(job.run / "demonstrations", readonly=True) as demonstrations:
-        samples = rft_samples(demonstrations.episodes())
-    config = job.config.model_copy(update={"optim": rft_optim(job.config.optim, job.rft)})
-    setup = setup_learner(config, job.run / "fine-tune", count_steps(len(samples), job.rft))
-    # The next stage takes much smaller steps: from weights on bfloat16's grid they would be rounded away at every publish.
-    learner = DeepSpeedLearner(replace(setup, export_dtype="float32"))
-    try:
-        with Journal(job.run / "fine-tune") as journal:
-            fine_tune(job.rft, journal, learner, samples)
-    finally:
-        learner.close()
+    tune_on(job.config, job.rft, job.run / "demonstrations", job.run / "fine-tune")
 
 
 async def reinforce(job: Job) -> None:

@@ -13,9 +13,9 @@ from sandbox import Pool, diff, open_backend
 from tasks import grade
 
 from .actor import choose_tasks, open_chat
-from .commands import LearnerSetup
 from .config import Config, RolloutConfig, SandboxConfig
 from .learner import DeepSpeedLearner
+from .orders import LearnerSetup
 from .policy import start_policy
 from .prompt import Chat
 from .rollout import Rig

@@ -8,10 +8,10 @@ from multiprocessing import active_children
 import numpy as np
 import pytest
 
-from pipeline.commands import LearnerSetup, learning_rate, split_minibatches
 from pipeline.config import LearnerConfig, LossConfig, OptimConfig
 from pipeline.convert import tiny_model
 from pipeline.learner import DeepSpeedLearner
+from pipeline.orders import LearnerSetup, learning_rate, split_minibatches
 from pipeline.ranks import RankError
 from pipeline.types import Batch, Sample
 

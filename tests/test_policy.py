@@ -17,7 +17,6 @@ import pytest_asyncio
 
 from pipeline.batch import build_batch
 from pipeline.collect import Schedule, collect
-from pipeline.commands import LearnerSetup
 from pipeline.config import (
     Config,
     CreditConfig,
@@ -32,6 +31,7 @@ from pipeline.config import (
 from pipeline.engine import engine_command, start_engine, yarn_overrides
 from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
 from pipeline.learner import DeepSpeedLearner
+from pipeline.orders import LearnerSetup
 from pipeline.policy import Sampling, VllmPolicy, start_policy
 from pipeline.prompt import ByteTemplate, Chat, load_chat
 from pipeline.publish import PublishError, as_sample, compare, publish

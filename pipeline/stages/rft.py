@@ -6,16 +6,20 @@ A run that was killed goes on after its last whole epoch.
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from ..batch import merge_turns
-from ..config import OptimConfig, RftConfig
+from ..config import Config, OptimConfig, RftConfig
 from ..journal import Journal
+from ..learner import DeepSpeedLearner
 from ..progress import progress
 from ..train import find_checkpoint, prune_checkpoints, save_checkpoint
 from ..types import Batch, Episode, Learner, Sample, Stop
+from ..world import setup_learner
 
 
 class FineTuner(Learner, Protocol):
@@ -46,6 +50,23 @@ def rft_optim(optim: OptimConfig, rft: RftConfig) -> OptimConfig:
 def count_steps(samples: int, rft: RftConfig) -> int:
     """Optimiser steps of the whole stage."""
     return rft.epochs * math.ceil(samples / rft.batch_episodes)
+
+
+def tune_on(config: Config, rft: RftConfig, demonstrations: Path, run: Path) -> None:
+    """The whole stage: the passing episodes of one run folder -> RUN/model."""
+    with Journal(demonstrations, readonly=True) as journal:
+        samples = rft_samples(journal.episodes())
+    if not samples:
+        raise ValueError(f"{demonstrations}: holds no resolved episode to learn from")
+    tuned = config.model_copy(update={"optim": rft_optim(config.optim, rft)})
+    # The next stage takes much smaller steps: from weights on bfloat16's grid they would be rounded away at every publish.
+    setup = replace(setup_learner(tuned, run, count_steps(len(samples), rft)), export_dtype="float32")
+    with Journal(run) as journal:
+        learner = DeepSpeedLearner(setup)
+        try:
+            fine_tune(rft, journal, learner, samples)
+        finally:
+            learner.close()
 
 
 def fine_tune(rft: RftConfig, journal: Journal, learner: FineTuner, samples: Sequence[Sample]) -> None:
