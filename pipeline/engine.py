@@ -113,6 +113,7 @@ def engine_environment() -> dict[str, str]:
     return {
         "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)))),  # vLLM would leave one core idle
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),  # threads that spin starve the sandboxes on the same cores
         "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),  # "auto" gives one of two cores to the worker
     }
@@ -133,7 +134,8 @@ def _device_options(model: ModelConfig, policy: PolicyConfig) -> list[str]:
     if has_gpu():
         return ["--gpu-memory-utilization", str(policy.gpu_fraction)]
     cache = ["--kv-cache-memory-bytes", str(int(policy.memory_gb * 2**30))]
-    return [*cache, "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(model.context, 2048))]
+    whole = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(model.context, 2048))]
+    return [*cache, *whole, "--enforce-eager"]  # compiling takes a minute of every start
 
 
 def has_gpu() -> bool:
