@@ -109,14 +109,14 @@ def engine_command(model: ModelConfig, policy: PolicyConfig, port: int) -> list[
 
 
 def engine_environment() -> dict[str, str]:
-    """What the server gets on top of our environment."""
-    return {
-        "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)))),  # vLLM would leave one core idle
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),  # threads that spin starve the sandboxes on the same cores
-        "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),  # "auto" gives one of two cores to the worker
+    """What the server gets on top of our environment; a variable that is set there wins."""
+    always = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    on_cpu = {
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),  # vLLM would leave a core idle,
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # and with "auto" give one of two cores to its worker
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin starve the sandboxes on the same cores
     }
+    return always if has_gpu() else always | {name: os.environ.get(name, value) for name, value in on_cpu.items()}
 
 
 def _server_module() -> str:
