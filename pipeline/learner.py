@@ -36,6 +36,7 @@ from .orders import (
     Train,
     TrainReport,
     learning_rate,
+    merge_stats,
     split_minibatches,
     summarise_steps,
 )
@@ -110,7 +111,7 @@ class DeepSpeedLearner:
                 share.append(tuple(pack))
         replies: list[TrainReport] = self._ranks.call([Train(tuple(share), objective) for share in shares], self.setup.command_seconds)
         self.steps += len(parts)
-        return summarise_steps(replies)
+        return summarise_steps(replies, objective)
 
     def _score(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         """log p of the masked tokens, shape (T,) each, 0 elsewhere."""
@@ -288,8 +289,6 @@ def train(shop: Workshop, command: Train) -> TrainReport:
 
 def take_step(shop: Workshop, packs: Sequence[MicroBatch], objective: Objective) -> StepReport:
     """One optimiser step: forward and backward of each micro-batch, then clip and update."""
-    from .loss import merge_stats
-
     engine = shop.engine
     lr = learning_rate(engine.global_steps, shop.setup.optim, shop.setup.total_steps)
     for group in engine.optimizer.param_groups:

@@ -8,8 +8,7 @@ Left out so far: GSPO, CISPO, dual clip, KL, sequence-level correction.
 Shapes: B rows, T positions, D hidden size, V vocabulary, M scored tokens (those with mask = 1; the others never meet the head).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import LossConfig
+from .orders import LossStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,35 +30,6 @@ class Tokens:
     advantages_M: Tensor
     weights_M: Tensor
     """sum to 1 over the whole optimiser step; 0 for padding rows"""
-
-
-@dataclass(frozen=True, slots=True)
-class LossStats:
-    """Metrics of one or more micro-batches: weighted means (they add up, like the loss) and maxima."""
-
-    loss: float = 0.0
-    clip_low: float = 0.0
-    """Share of tokens held by 1 - eps_low (A < 0)."""
-    clip_high: float = 0.0
-    """Share of tokens held by 1 + eps_high (A > 0)."""
-    ratio_mean: float = 0.0
-    delta_mean: float = 0.0
-    """Mean |log pi_old - log p(engine)|: the train-inference mismatch."""
-    correction_mean: float = 0.0
-    """Mean truncated importance weight; 1 when off."""
-    entropy: float = 0.0
-    """Mean over tokens, in nats."""
-    ratio_max: float = 0.0
-    delta_max: float = 0.0
-
-
-def merge_stats(parts: Sequence[LossStats]) -> LossStats:
-    """The stats of an optimiser step from those of its micro-batches, over all ranks."""
-    merged = {}
-    for field in fields(LossStats):
-        values = [getattr(part, field.name) for part in parts]
-        merged[field.name] = max(values) if field.name.endswith("_max") else sum(values)
-    return LossStats(**merged)
 
 
 def policy_loss(logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens, config: LossConfig) -> tuple[Tensor, LossStats]:

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 import numpy as np
 
@@ -76,11 +76,39 @@ Command = Train | Score | Export | Save | Restore
 
 
 @dataclass(frozen=True, slots=True)
+class LossStats:
+    """Metrics of one or more micro-batches: weighted means (they add up, like the loss) and maxima."""
+
+    loss: float = 0.0
+    clip_low: float = 0.0
+    """Share of tokens held by 1 - eps_low (A < 0)."""
+    clip_high: float = 0.0
+    """Share of tokens held by 1 + eps_high (A > 0)."""
+    ratio_mean: float = 0.0
+    delta_mean: float = 0.0
+    """Mean |log pi_old - log p(engine)|: the train-inference mismatch."""
+    correction_mean: float = 0.0
+    """Mean truncated importance weight; 1 when off."""
+    entropy: float = 0.0
+    """Mean over tokens, in nats."""
+    ratio_max: float = 0.0
+    delta_max: float = 0.0
+
+
+def merge_stats(parts: Sequence[LossStats]) -> LossStats:
+    """The stats of an optimiser step from those of its micro-batches, over all ranks."""
+    merged = {}
+    for field in fields(LossStats):
+        values = [getattr(part, field.name) for part in parts]
+        merged[field.name] = max(values) if field.name.endswith("_max") else sum(values)
+    return LossStats(**merged)
+
+
+@dataclass(frozen=True, slots=True)
 class StepReport:
     """What one rank saw of one optimiser step."""
 
-    stats: Any
-    """loss.LossStats of its micro-batches"""
+    stats: LossStats
     grad_norm: float
     """Before clipping, over all ranks."""
     lr: float
@@ -115,12 +143,11 @@ def split_minibatches(count: int, size: int, seed: tuple[int, int]) -> list[list
     return [part.tolist() for part in np.array_split(order, max(1, math.ceil(count / size)))]
 
 
-def summarise_steps(replies: Sequence[TrainReport]) -> dict[str, float]:
-    """Metrics of a call: over ranks first, then the mean over its optimiser steps."""
-    from .loss import merge_stats
-
+def summarise_steps(replies: Sequence[TrainReport], objective: Objective) -> dict[str, float]:
+    """Metrics of a call: over ranks first, then the mean over its optimiser steps; fine-tuning has no ratio and no clip."""
     steps = [merge_stats([reply.steps[index].stats for reply in replies]) for index in range(len(replies[0].steps))]
-    metrics = {f"loss/{name}": float(np.mean([asdict(step)[name] for step in steps])) for name in asdict(steps[0])}
+    names = asdict(steps[0]) if objective == "policy" else ("loss", "entropy")
+    metrics = {f"loss/{name}": float(np.mean([asdict(step)[name] for step in steps])) for name in names}
     norms = [step.grad_norm for step in replies[0].steps]
     return metrics | {
         "optim/steps": float(len(steps)),

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from pipeline.batch import pack_micro_batches, weigh_samples
 from pipeline.config import LossConfig
-from pipeline.loss import LossStats, ScoringHead, Tokens, merge_stats, policy_loss, score_tokens, sft_loss
+from pipeline.loss import ScoringHead, Tokens, policy_loss, score_tokens, sft_loss
+from pipeline.orders import LossStats, merge_stats
 from pipeline.types import Sample
 
 CONFIG = LossConfig(eps_low=0.2, eps_high=0.3)
