@@ -28,7 +28,7 @@ from .types import Batch, Group, Learner, Policy
 log = logging.getLogger(__name__)
 
 PROBES = 4
-"""Token sequences of each batch on which learner and engine are compared after a publish."""
+"""Samples of each batch on which learner and engine are compared after a publish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ def check_on_policy(groups: Sequence[Group], version: int) -> int:
 
 
 async def publish_step(config: Config, journal: Journal, world: World, batch: Batch) -> dict[str, float]:
-    """The new weights into the engine, compared on a few sequences of the batch; PublishError stops the run."""
-    probes = [sample.ids_T.tolist() for sample in batch.samples[:PROBES]]
+    """The new weights into the engine, compared on sampled tokens of the batch; PublishError stops the run."""
+    probes = batch.samples[:PROBES]
     return await publish(
         world.learner,
         world.policy,

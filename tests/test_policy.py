@@ -150,7 +150,9 @@ async def test_a_publish_is_verified_on_the_probes(tmp_path):
     chat = Chat(ByteTemplate())
     learner, policy = SoftmaxLearner(chat, ["a", "b"]), SoftmaxPolicy(chat, ["a", "b"])
     learner.model.weights_A = np.array([1.0, -1.0])
-    metrics = await publish(learner, policy, tmp_path / "w", 1, probes=[chat.write("a"), chat.write("b")], tolerance=1e-6)
+    metrics = await publish(
+        learner, policy, tmp_path / "w", 1, probes=[as_sample(chat.write("a")), as_sample(chat.write("b"))], tolerance=1e-6
+    )
     assert policy.version == 1 and policy.weights_A.tolist() == [1.0, -1.0]
     assert metrics["publish/delta_mean"] <= metrics["publish/delta_max"] < 1e-6
 
@@ -163,7 +165,7 @@ async def test_a_publish_that_did_not_arrive_stops_the_run(tmp_path):
     chat = Chat(ByteTemplate())
     learner, policy = SoftmaxLearner(chat, ["a", "b"]), Deaf(chat, ["a", "b"])
     learner.model.weights_A = np.array([3.0, -3.0])
-    probe = [5, *chat.write("b")]
+    probe = as_sample([5, *chat.write("b")])
     with pytest.raises(PublishError, match="does not hold the learner's weights"):
         await publish(learner, policy, tmp_path / "w", 1, probes=[probe], tolerance=0.08)
 
@@ -171,7 +173,7 @@ async def test_a_publish_that_did_not_arrive_stops_the_run(tmp_path):
 async def test_a_publish_with_nothing_to_compare_is_refused():
     chat = Chat(ByteTemplate())
     with pytest.raises(ValueError, match="probe"):
-        await compare(SoftmaxLearner(chat, ["a"]), SoftmaxPolicy(chat, ["a"]), [[1]])
+        await compare(SoftmaxLearner(chat, ["a"]), SoftmaxPolicy(chat, ["a"]), [as_sample([1])])
 
 
 # --- the guard -----------------------------------------------------------------------------------------------------
@@ -333,11 +335,11 @@ class TestRealEngine:
     @pytest.mark.deepspeed
     async def test_a_publish_arrives_also_when_the_embedding_alone_has_changed(self, engine, smollm2, moved, probes, tmp_path):
         with open_learner(smollm2, tmp_path / "logs") as learner:
-            metrics = await publish(learner, engine, tmp_path / "same", 1, probes=probes, tolerance=TOLERANCE)
+            metrics = await publish(learner, engine, tmp_path / "same", 1, probes=[as_sample(one) for one in probes], tolerance=TOLERANCE)
             print(metrics)
         with open_learner(moved, tmp_path / "logs") as learner:
-            before = await compare(learner, engine, probes)
-            metrics = await publish(learner, engine, tmp_path / "moved", 2, probes=probes, tolerance=TOLERANCE)
+            before = await compare(learner, engine, [as_sample(one) for one in probes])
+            metrics = await publish(learner, engine, tmp_path / "moved", 2, probes=[as_sample(one) for one in probes], tolerance=TOLERANCE)
             print(before.mean(), metrics)
         assert before.mean() > 5 * TOLERANCE, "the change must be one that a stale head would show"
         assert engine.version == 2
@@ -351,7 +353,7 @@ class TestRealEngine:
 
         policy = Careless(engine._client, engine._template, engine._sampling)
         with open_learner(smollm2, tmp_path / "logs") as learner, pytest.raises(PublishError):
-            await publish(learner, policy, tmp_path / "same", 3, probes=probes, tolerance=TOLERANCE)
+            await publish(learner, policy, tmp_path / "same", 3, probes=[as_sample(one) for one in probes], tolerance=TOLERANCE)
 
     async def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(self, engine, probes):
         first, again, other = [await engine.sample(probes[0], 24, seed) for seed in (1, 1, 2)]
