@@ -40,8 +40,9 @@ def test_zero_stages_divide_what_they_shard(tmp_path: Path) -> None:
 
 
 def test_checkpointing_keeps_the_inputs_of_layers_and_the_work_of_one(tmp_path: Path) -> None:
-    kept = size_of(quickstart(tmp_path), "activations")
-    checkpointed = size_of(quickstart(tmp_path, "--learner.activation_checkpointing", "true"), "activations")
+    tokens = ("--learner.micro_tokens", "4096")
+    kept = size_of(quickstart(tmp_path, *tokens), "activations")
+    checkpointed = size_of(quickstart(tmp_path, *tokens, "--learner.activation_checkpointing", "true"), "activations")
     assert kept == 17 * 4 * 576 * 4096 * 30
     assert checkpointed == (30 + 17) * 4 * 576 * 4096
 
