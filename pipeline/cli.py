@@ -54,12 +54,13 @@ def _exit_code(error: Exception) -> int | None:
         return 2
     from sandbox import SandboxError
 
+    from .breaker import InfraStopped
     from .journal import JournalError
     from .publish import PublishError
     from .ranks import RankError
     from .types import PolicyError
 
-    if isinstance(error, SandboxError | PolicyError | PublishError | RankError | JournalError):
+    if isinstance(error, SandboxError | PolicyError | PublishError | RankError | JournalError | InfraStopped):
         return 1
     return 1 if isinstance(error, OSError) else None
 

@@ -6,13 +6,14 @@ comes back, so every token is sampled by the weights of its step. Machines are l
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 
 from tasks import Task
 
+from .breaker import Breaker
 from .rollout import Rig, Slot, run_episode
 from .types import Episode, Group, Policy
 
@@ -42,10 +43,17 @@ Actor = Policy | Callable[[Task], Policy]
 
 
 async def collect(actor: Actor, tasks: Sequence[Task], rig: Rig, schedule: Schedule) -> AsyncIterator[list[Group]]:
-    """The groups of each step, in the order of choose_tasks."""
+    """The groups of each step, in the order of choose_tasks. InfraStopped where nothing but failures of the infrastructure comes back."""
+    breaker = Breaker(rig.rollout.infra_stop)
+
+    def record(episode: Episode) -> None:
+        schedule.on_episode(episode)
+        breaker.note(episode)
+
+    watched = replace(schedule, on_episode=record)
     for step in range(schedule.first_step, schedule.steps):
         chosen = choose_tasks(tasks, step, rig.rollout.tasks_per_step, schedule.seed)
-        yield await gather([run_group(actor, task, rig, schedule, (step, place)) for place, task in enumerate(chosen)])
+        yield await gather([run_group(actor, task, rig, watched, (step, place)) for place, task in enumerate(chosen)])
 
 
 async def run_group(actor: Actor, task: Task, rig: Rig, schedule: Schedule, where: tuple[int, int]) -> Group:

@@ -42,6 +42,8 @@ class SandboxConfig(Section):
     backend: Literal["auto", "docker", "bubblewrap"] = "auto"
     concurrency: int = Field(8, ge=1)
     """Machines open at once."""
+    reuse: int = Field(16, ge=1)
+    """Episodes that one machine serves; in between it is wiped, and that is proved. 1: a new one each time. Grading always has new ones."""
     memory_mb: int = Field(2048, ge=64)
     pids: int = Field(256, ge=16)
     cpus: float = Field(1.0, gt=0)
@@ -82,6 +84,8 @@ class RolloutConfig(Section):
     observation_chars: int = Field(1500, ge=100)
     """What the model sees of one command's output: head and tail."""
     infra_retries: int = Field(2, ge=0)
+    infra_stop: int = Field(8, ge=1)
+    """Episodes in a row without a verdict (INFRA, after all retries) that stop the run."""
 
 
 class CreditConfig(Section):

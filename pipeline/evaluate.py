@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from tasks import Outcome, Task
 
+from .breaker import Breaker
 from .collect import gather
 from .journal import Journal
-from .progress import Progress, progress
+from .progress import progress
 from .results import Results, save_results, summarise
 from .rollout import Rig, Slot, run_episode
 from .types import Episode, Policy
@@ -55,13 +56,13 @@ async def evaluate_work(actor: Actor, work: Sequence[Work], rig: Rig, journal: J
     async def act(task: Task, name: str) -> Episode:
         return await run_episode(actor.policy_for(task), task, rig, Slot(name, task.instance_id, actor.seed))
 
-    seconds = await attempt_all(journal, work, act, title)
+    seconds = await attempt_all(journal, work, act, title, Breaker(rig.rollout.infra_stop))
     results = summarise(actor.name, newest_episodes(journal, work), seconds)
     save_results(journal.run, results)
     return results
 
 
-async def attempt_all(journal: Journal, work: Sequence[Work], attempt: Attempt, title: str) -> float:
+async def attempt_all(journal: Journal, work: Sequence[Work], attempt: Attempt, title: str, breaker: Breaker) -> float:
     """Attempt what has no verdict yet; returns the seconds that this and earlier runs took."""
     started = time.monotonic()
     before = sum(phase.seconds for phase in journal.phases() if phase.name == title)
@@ -70,18 +71,21 @@ async def attempt_all(journal: Journal, work: Sequence[Work], attempt: Attempt, 
     attempts = count_attempts(journal)
     try:
         with progress(title, len(open_work)) as bar:
-            await gather([_attempt(one, attempts[one.name], attempt, journal, bar) for one in open_work])
+
+            def record(one: Work, episode: Episode) -> None:
+                journal.record_episode(episode, step=0)
+                bar.advance(f"{one.name} {episode.verdict.outcome.value if episode.verdict else episode.stop.value}")
+                breaker.note(episode)
+
+            await gather([_attempt(one, attempts[one.name], attempt, record) for one in open_work])
     finally:
         seconds = before + time.monotonic() - started
         journal.mark_phase(title, seconds)
     return seconds
 
 
-async def _attempt(one: Work, before: int, attempt: Attempt, journal: Journal, bar: Progress) -> None:
-    name = f"{one.name}{AGAIN}{before}" if before else one.name
-    episode = await attempt(one.task, name)
-    journal.record_episode(episode, step=0)
-    bar.advance(f"{one.name} {episode.verdict.outcome.value if episode.verdict else episode.stop.value}")
+async def _attempt(one: Work, before: int, attempt: Attempt, record: Callable[[Work, Episode], None]) -> None:
+    record(one, await attempt(one.task, f"{one.name}{AGAIN}{before}" if before else one.name))
 
 
 def finished(journal: Journal) -> set[str]:

@@ -126,6 +126,13 @@ class Journal:
         with self._told(), self._db:
             return self._db.execute("DELETE FROM episodes WHERE step = ?", (step,)).rowcount
 
+    def forget_infra(self, step: int) -> int:
+        """Throw away the episodes of an open step that have no verdict, so that they are attempted again; returns how many."""
+        if step in self.steps():
+            raise ValueError(f"{self.path}: step {step} is committed and stays")
+        with self._told(), self._db:
+            return self._db.execute("DELETE FROM episodes WHERE step = ? AND outcome = 'infra'", (step,)).rowcount
+
     def commit_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """The step is done: its weights are saved, a resumed run goes on after it."""
         with self._told(), self._db:

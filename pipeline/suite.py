@@ -11,6 +11,7 @@ from sandbox import open_backend
 from tasks import Prediction, Suite, Task, Validation, Verdict, read_verdicts, validate_suite, write_logs, write_report
 
 from .actor import choose_tasks, open_actor, open_chat, prepare_machines, token_limits
+from .breaker import Breaker
 from .config import Config, TasksConfig
 from .evaluate import Work, attempt_all, evaluate_work, newest_episodes
 from .journal import Journal
@@ -56,7 +57,7 @@ async def grade_predictions(config: Config, tasks: Sequence[Task], predictions: 
                 verdict = await rig.grade(task, patches[task.instance_id])
                 return Episode(name, task.instance_id, task.instance_id, (), Stop.SUBMITTED, patches[task.instance_id], verdict)
 
-            seconds = await attempt_all(journal, work, grade, "grade")
+            seconds = await attempt_all(journal, work, grade, "grade", Breaker(config.rollout.infra_stop))
         results = summarise(predictions[0].model_name_or_path, newest_episodes(journal, work), seconds)
         save_results(out, results)
         await asyncio.to_thread(write_artefacts, out, results.policy, work, newest_episodes(journal, work))

@@ -61,6 +61,7 @@ async def train(config: Config, journal: Journal, world: World) -> None:
 def plan_steps(config: Config, journal: Journal) -> Schedule:
     """The open steps; what an interrupted one has finished is kept, what it finishes from now on is recorded."""
     step = journal.next_step
+    journal.forget_infra(step)
     done = {episode.episode_id: episode for episode in journal.episodes(step)}
     return Schedule(
         config.train.steps, step, config.train.seed, done, lambda episode: journal.record_episode(episode, _step_of(episode.group_id))

@@ -30,7 +30,7 @@ async def open_rig(sandbox: SandboxConfig, rollout: RolloutConfig, chat: Chat, c
     """Machines and graders: what an episode is made with, whoever acts."""
     limits = replace(sandbox.limits, episode_seconds=sandbox.episode_seconds + SPARE_SECONDS)
     backend = open_backend(sandbox.backend)
-    acting = Pool(backend, limits, sandbox.concurrency, ahead=1)
+    acting = Pool(backend, limits, sandbox.concurrency, ahead=1, reuse=sandbox.reuse)
     grading = Pool(backend, limits, sandbox.concurrency, ahead=1)
     async with acting as machines, grading as graders:
         yield Rig(

@@ -91,6 +91,13 @@ class Sandbox(Protocol):
         """Kill every process of the sandbox but its supervisor."""
         ...
 
+    async def wipe(self) -> None:
+        """Make it as it was before its tree was unpacked: nothing runs, nothing that was written is left, its life begins anew.
+
+        SandboxError or ResourceExhausted where that cannot be shown; the machine is then fit for nothing but close().
+        """
+        ...
+
     async def close(self) -> None:
         """Tear the machine down; safe to call twice and after a failure."""
         ...

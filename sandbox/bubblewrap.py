@@ -24,6 +24,7 @@ from .channel import CHUNK, Channel
 from .images import bubblewrap_environment
 from .machine import Machine, new_id
 from .owner import owner
+from .reaper import guard
 from .repo import unpack
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Bubblewrap:
                 f"bwrap may not make namespaces here ({done.stderr.strip()[-300:]}); allow unprivileged user namespaces "
                 "(sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), or use Docker"
             )
+        guard(self.name)
 
     async def start(self, image: Image, limits: Limits) -> Machine:
         """A fresh machine with the image's tree in WORKDIR."""

@@ -4,7 +4,7 @@ covered:     no network, no capabilities, no-new-privileges, Docker's seccomp pr
              cpu and file size; a read-only root, sized tmpfs for what can be written (it counts as memory, so the memory limit is
              memory_mb + disk_mb); no mount of the host's but the supervisor's binary, read-only; no Docker socket. Commands go over the
              attached stream of process 1: no exec API, no port. Every call has a time limit; calls run on a few threads.
-             A container ends when its owner dies (its stdin closes) or its life is over; sweep() removes what is left of it.
+             A container ends when its owner dies (its stdin closes) or its life is over; a reaper and sweep() remove what is left.
 not covered: the kernel (it is shared; use a daemon with gVisor or Kata for more); a daemon over TLS or ssh, or one that does not see
              this host's files; io bandwidth; images that hold their own repository in WORKDIR.
 """
@@ -38,6 +38,7 @@ from .channel import Channel
 from .images import BASE, PREFIX, host_part
 from .machine import Machine, new_id, shares
 from .owner import is_dead, owner
+from .reaper import guard
 from .repo import unpack
 from .store import locked
 
@@ -61,8 +62,11 @@ class Docker:
 
     name = "docker"
 
-    def __init__(self, patience: float = 2.0) -> None:
-        """Connect to the daemon that the environment names; SandboxError where none answers within `patience` seconds."""
+    def __init__(self, patience: float = 2.0, guarded: bool = True) -> None:
+        """Connect to the daemon that the environment names; SandboxError where none answers within `patience` seconds.
+
+        `guarded`: a reaper removes the containers of this process when it dies.
+        """
         try:
             with contextlib.closing(docker.from_env(timeout=patience)) as client:
                 client.ping()
@@ -70,6 +74,8 @@ class Docker:
             self._cpus = int(self._client.info()["NCPU"])
         except (DockerException, RequestException) as error:
             raise SandboxError(_why_not(error)) from error
+        if guarded:
+            guard(self.name)
         self._threads = ThreadPoolExecutor(8, "docker")
         self._ready: set[str] = set()
 

@@ -44,6 +44,11 @@ class FakeSandbox:
         """Nothing runs."""
         self._alive()
 
+    async def wipe(self) -> None:
+        """Forget the files."""
+        self._alive()
+        self.files.clear()
+
     async def close(self) -> None:
         """Note that it was closed."""
         self.closed = True

@@ -1,7 +1,8 @@
 /* System calls that a sandbox refuses (seccomp), on top of what Docker's own profile refuses. Knows nothing of the rest of the supervisor.
  *
- * covered:     what would reach process 1 with an equal uid (prlimit, scheduling), new namespaces and mounts, System V ipc, kernel keys,
- *              bpf, perf, io_uring, userfaultfd, modules, reboot, clocks, swap: EPERM.
+ * covered:     what would reach process 1 with an equal uid (prlimit, scheduling), new namespaces and mounts, bpf, perf, io_uring,
+ *              userfaultfd, modules, reboot, clocks, swap: EPERM. What would outlive its process and the emptying of a folder (System V ipc,
+ *              message queues, kernel keys: EPERM; extended attributes: EOPNOTSUPP, as on a file system without them).
  * not covered: arguments behind pointers; ptrace among the sandbox's own processes stays, debuggers need it.
  */
 #include <errno.h>
@@ -23,8 +24,12 @@
 #define REFUSE(error) BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (error))
 #define ALLOW BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 #define NEVER(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##call, 0, 1), REFUSE(EPERM)
+#define NO_SUCH(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##call, 0, 1), REFUSE(EOPNOTSUPP)
 #define NOT_ON_INIT(call, field) \
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##call, 0, 4), LOAD(field), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 1), REFUSE(EPERM), ALLOW
+#ifndef SYS_setxattrat /* Linux 6.13, one number on all machines */
+#define SYS_setxattrat 463
+#endif
 #define NEW_NAMESPACES 0x7e020000 /* CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET} */
 
 static inline int refuse_system_calls(void) { /* 0, or -1 with errno */
@@ -38,7 +43,8 @@ static inline int refuse_system_calls(void) { /* 0, or -1 with errno */
         NOT_ON_INIT(prlimit64, args[0]), NOT_ON_INIT(sched_setscheduler, args[0]), NOT_ON_INIT(sched_setparam, args[0]),
         NOT_ON_INIT(sched_setattr, args[0]), NOT_ON_INIT(setpriority, args[1]), NOT_ON_INIT(ioprio_set, args[1]),
         NEVER(sched_setaffinity), /* where no cgroup limits the cpus, the affinity does */
-        NEVER(shmget), NEVER(msgget), NEVER(semget), /* System V memory outlives its processes */
+        NEVER(shmget), NEVER(msgget), NEVER(semget), NEVER(mq_open), /* outlives its processes */
+        NO_SUCH(setxattr), NO_SUCH(lsetxattr), NO_SUCH(fsetxattr), NO_SUCH(setxattrat), /* outlives the emptying of a folder */
         NEVER(unshare), NEVER(setns), NEVER(mount), NEVER(umount2), NEVER(pivot_root), NEVER(chroot), NEVER(open_tree), NEVER(move_mount),
         NEVER(fsopen), NEVER(fsmount), NEVER(fsconfig), NEVER(fspick), NEVER(open_by_handle_at), NEVER(keyctl), NEVER(add_key),
         NEVER(request_key), NEVER(bpf), NEVER(perf_event_open), NEVER(userfaultfd), NEVER(io_uring_setup), NEVER(io_uring_enter),

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 
-from .base import WORKDIR, ExecResult, Limits
+from .base import WORKDIR, ExecResult, Limits, SandboxError
 from .channel import Channel
 
 HOME = "/home/agent"
@@ -22,6 +22,26 @@ ENVIRONMENT = {
 }
 """What every command sees; nothing of the host's environment."""
 
+PLACES = (WORKDIR, "/tmp", HOME, "/dev/shm")
+"""All that can be written, each a tmpfs of its own."""
+WIPE = f"""
+export PATH=/usr/bin:/bin
+places="{" ".join(PLACES)}"
+[ ! -d /dev/mqueue ] || places="$places /dev/mqueue"
+for place in $places; do
+    mode=1777
+    [ $place != {WORKDIR} ] || mode=0755
+    [ ! -O $place ] || {{ chmod $mode $place && touch $place; }} || exit 1
+done
+find $places -mindepth 1 -delete 2>/dev/null || {{
+    find $places -mindepth 1 -maxdepth 1 -type d -exec chmod -R u+rwX {{}} +
+    find $places -mindepth 1 -delete
+}}
+left=$(find $places -mindepth 1 -print -quit) && [ -z "$left" ] || exit 1
+"""
+"""Removes all that an agent has written. Its processes are dead, so nothing can be put back meanwhile; the programs used here lie on a
+read-only root. What is no file cannot stay either: System V ipc, message queues, keys and extended attributes are refused (filter.h)."""
+
 
 def new_id() -> str:
     """A name for a machine that no other has."""
@@ -31,7 +51,7 @@ def new_id() -> str:
 def shares(disk_mb: int) -> dict[str, int]:
     """Bytes of each writable place; together disk_mb."""
     whole = disk_mb << 20
-    return {WORKDIR: whole // 2, "/tmp": whole * 3 // 8, HOME: whole // 16, "/dev/shm": whole // 16}
+    return dict(zip(PLACES, (whole // 2, whole * 3 // 8, whole // 16, whole // 16), strict=True))
 
 
 class Machine:
@@ -63,6 +83,14 @@ class Machine:
     async def renew(self) -> None:
         """Begin the machine's life (Limits.episode_seconds) anew; also a sign that it is alive."""
         await self._channel.ping(self._limits.episode_seconds)
+
+    async def wipe(self) -> None:
+        """As before its tree was unpacked: nothing runs, nothing written is left, its life begins anew. Raises where that is not shown."""
+        await self.kill_all()
+        done = await self._channel.exec(("/bin/bash", "-c", WIPE), "/", ENVIRONMENT, b"", 60.0)
+        if done.exit_code or done.output:
+            raise SandboxError(f"{self.id}: cannot be wiped: {done.text[-300:].strip() or done.exit_code}")
+        await self.renew()
 
     async def close(self) -> None:
         """Tear the machine down, even when the caller is cancelled; safe to call twice."""

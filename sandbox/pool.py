@@ -1,41 +1,56 @@
-"""Machines for many episodes at once: a bound on how many are leased, and some started ahead; knows nothing of tasks or backends."""
+"""Machines for many episodes at once: a bound on how many are leased, some ready ahead, the used ones wiped; knows no tasks or backends."""
 
 import asyncio
+import logging
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from .base import Backend, Image, Limits, Sandbox
+from .base import Backend, Image, Limits, ResourceExhausted, Sandbox, SandboxError
 from .repo import unpack
 
+log = logging.getLogger(__name__)
 KINDS = 4
 """Environments for which machines are kept ahead: those last asked for."""
+Kind = tuple[str, Limits]
 
 
 @dataclass(frozen=True, slots=True)
-class _Ahead:
-    """A machine that is being started, without a tree."""
+class _Ready:
+    """A machine that waits to be handed out, or the start of one."""
 
     task: asyncio.Task[Sandbox]
-    until: float
-    """From then on too much of its life is over to hand it out."""
+    tree: Path | None
+    """What lies in its WORKDIR."""
+    born: float
+    since: float
+    """When its life (Limits.episode_seconds) began, by the monotonic clock."""
+    served: int = 0
+    """Leases so far."""
 
 
 class Pool:
-    """Hands out fresh machines; each serves once and is torn down. Use it as `async with Pool(...) as pool`.
+    """Hands out machines that are as new, and tears them down. Use it as `async with Pool(...) as pool`.
 
-    At most `concurrency` are leased at once. For each environment (image name and limits) up to `ahead` more are started beforehand;
-    the tree is unpacked when one is handed out.
+    At most `concurrency` are leased at once; up to `ahead` more for each environment (image name and limits) are made ready
+    beforehand, with the tree that was asked for last, because siblings of a group come one after the other.
+    A machine serves `reuse` leases: in between everything in it is killed and wiped, and one that cannot be shown to be
+    empty, or whose lease ended in an exception, is torn down. With reuse 1, the default, each serves once.
     """
 
-    def __init__(self, backend: Backend, limits: Limits, concurrency: int, ahead: int = 0) -> None:
-        self._backend, self._limits, self._most = backend, limits, ahead
+    def __init__(self, backend: Backend, limits: Limits, concurrency: int, ahead: int = 0, reuse: int = 1) -> None:
+        self._backend, self._limits = backend, limits
+        self._concurrency, self._most, self._reuse = concurrency, ahead, reuse
         self._room = asyncio.Semaphore(concurrency)
-        self._ahead: OrderedDict[tuple[str, Limits], deque[_Ahead]] = OrderedDict()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ready: OrderedDict[Kind, list[_Ready]] = OrderedDict()
+        self._alive: Counter[Kind] = Counter()
+        self._work: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def __aenter__(self) -> "Pool":
         return self
@@ -45,61 +60,107 @@ class Pool:
 
     @asynccontextmanager
     async def lease(self, image: Image, limits: Limits | None = None) -> AsyncIterator[Sandbox]:
-        """A fresh machine for the length of the block; then it is torn down, whatever happened, cancellation included."""
-        async with self._room:
-            machine = self._start(image, limits or self._limits)
-            try:
-                yield await asyncio.shield(machine)
-            finally:
-                await asyncio.shield(self._end(machine))
+        """A machine as new for the length of the block; then it is wiped or torn down, whatever happened, cancellation included."""
+        kind = (image.name, limits or self._limits)
+        await self._room.acquire()
+        machine, unharmed = self._take(kind, image), False
+        try:
+            yield await asyncio.shield(machine.task)
+            unharmed = True
+        finally:
+            self._start(self._finish(kind, machine, unharmed))
 
     async def close(self) -> None:
-        """Tear down what was started ahead, and wait for every teardown."""
-        for kind in list(self._ahead):
+        """Tear down what waits, and wait for every teardown."""
+        self._closed = True
+        for kind in list(self._ready):
             self._forget(kind)
-        while self._ending:
-            await asyncio.wait(self._ending)
+        while self._work:
+            await asyncio.wait(self._work)
 
-    def _start(self, image: Image, limits: Limits) -> asyncio.Task[Sandbox]:
-        if self._most == 0 or image.tree is None:
-            return asyncio.ensure_future(self._backend.start(image, limits))
-        kind = (image.name, limits)
-        ready = self._ahead.setdefault(kind, deque())
-        self._ahead.move_to_end(kind)
-        while ready and ready[0].until < time.monotonic():
-            self._end(ready.popleft().task)
-        while len(ready) < self._most + 1:
-            ready.append(_Ahead(asyncio.ensure_future(self._backend.start(Image(image.name), limits)), _sell_by(limits)))
-        while len(self._ahead) > KINDS:
-            self._forget(next(iter(self._ahead)))
-        return asyncio.ensure_future(_with_tree(ready.popleft().task, image))
+    def _take(self, kind: Kind, image: Image) -> _Ready:
+        """The best machine that waits, or a new one; what is missing ahead is started behind it."""
+        waiting = self._ready.setdefault(kind, [])
+        self._ready.move_to_end(kind)
+        for old in [one for one in waiting if one.since + kind[1].episode_seconds / 4 < time.monotonic()]:
+            waiting.remove(old)  # too much of its life is over
+            self._start(self._end(kind, old))
+        found = next((one for one in waiting if one.tree == image.tree), waiting[0] if waiting else None)
+        if found is None:
+            found = self._new(kind, image)
+        else:
+            waiting.remove(found)
+        while len(waiting) < self._most and self._alive[kind] < self._concurrency + self._most:
+            waiting.append(self._new(kind, image))
+        while len(self._ready) > KINDS:
+            self._forget(next(iter(self._ready)))
+        return found if found.tree == image.tree else replace(found, task=_background(_exchange(found.task, image)), tree=image.tree)
 
-    def _forget(self, kind: tuple[str, Limits]) -> None:
-        for entry in self._ahead.pop(kind):
-            self._end(entry.task)
+    def _new(self, kind: Kind, image: Image) -> _Ready:
+        self._alive[kind] += 1
+        now = time.monotonic()
+        return _Ready(_background(self._backend.start(image, kind[1])), image.tree, born=now, since=now)
 
-    def _end(self, machine: asyncio.Task[Sandbox]) -> asyncio.Task[None]:
-        """Tear a machine down once its start is over; the pool keeps the teardown until it is done."""
-        task = asyncio.ensure_future(_close(machine))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+    async def _finish(self, kind: Kind, machine: _Ready, unharmed: bool) -> None:
+        """After a lease, in the background; its place is free once the machine is ready again or gone."""
+        try:
+            if unharmed and self._may_serve_again(kind, machine):
+                await self._recycle(kind, machine)
+            else:
+                await self._end(kind, machine)
+        finally:
+            self._room.release()
+
+    def _may_serve_again(self, kind: Kind, machine: _Ready) -> bool:
+        """Whether it is worth wiping: not for an image without a tree, whose files could not be put back."""
+        young = time.monotonic() < machine.born + kind[1].episode_seconds
+        return not self._closed and young and machine.tree is not None and machine.served + 1 < self._reuse
+
+    async def _recycle(self, kind: Kind, machine: _Ready) -> None:
+        """Wipe a machine, put the same tree into it and let it wait; tear it down where that does not work or there are enough."""
+        try:
+            await _exchange(machine.task, Image(kind[0], machine.tree))
+        except (SandboxError, ResourceExhausted) as error:
+            log.debug("not used again: %s", error)
+            await self._end(kind, machine)
+            return
+        waiting = self._ready.get(kind)
+        crowded = self._alive.total() > self._concurrency + KINDS * self._most
+        if self._closed or waiting is None or crowded:
+            await self._end(kind, machine)
+        else:
+            waiting.append(replace(machine, since=time.monotonic(), served=machine.served + 1))
+
+    def _forget(self, kind: Kind) -> None:
+        for machine in self._ready.pop(kind):
+            self._start(self._end(kind, machine))
+
+    async def _end(self, kind: Kind, machine: _Ready) -> None:
+        """Tear a machine down once its start is over."""
+        await asyncio.wait([machine.task])
+        self._alive[kind] -= 1
+        if not machine.task.cancelled() and machine.task.exception() is None:
+            await machine.task.result().close()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin something that the pool waits for when it is closed."""
+        task = asyncio.ensure_future(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
         return task
 
 
-def _sell_by(limits: Limits) -> float:
-    return time.monotonic() + limits.episode_seconds / 4
+def _background(work: Coroutine[Any, Any, Sandbox]) -> asyncio.Task[Sandbox]:
+    return asyncio.ensure_future(work)
 
 
-async def _with_tree(machine: asyncio.Task[Sandbox], image: Image) -> Sandbox:
-    async with AsyncExitStack() as undo:
-        sandbox = await machine
-        undo.push_async_callback(sandbox.close)
+async def _exchange(machine: asyncio.Task[Sandbox], image: Image) -> Sandbox:
+    """The machine, wiped, with another tree. Where that fails it is closed: the caller's own teardown finds only the error."""
+    sandbox = await machine
+    try:
+        await sandbox.wipe()
         await unpack(sandbox, image)
-        undo.pop_all()
+    except BaseException:
+        await asyncio.shield(sandbox.close())
+        raise
     return sandbox
-
-
-async def _close(machine: asyncio.Task[Sandbox]) -> None:
-    await asyncio.wait([machine])
-    if not machine.cancelled() and machine.exception() is None:
-        await machine.result().close()

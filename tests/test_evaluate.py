@@ -1,10 +1,12 @@
 """Evaluation on fakes: the score, what a second run of the same command does, what the infrastructure's failures count as."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.action import render
+from pipeline.breaker import InfraStopped
 from pipeline.config import RolloutConfig
 from pipeline.evaluate import Actor, evaluate
 from pipeline.expert import ScriptedPolicy
@@ -67,6 +69,17 @@ async def test_the_same_command_again_repeats_nothing(tmp_path: Path) -> None:
         results = await evaluate(solver("a"), TASKS, make_rig(machines), journal)
     assert len(machines.made) == 3
     assert (results.instances, results.resolved) == (3, 1)
+
+
+async def test_failures_in_a_row_stop_the_run_with_advice_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    broken = Actor("script", lambda task: FailingPolicy(99, ScriptedPolicy(CHAT, task, [])))
+    rig = replace(make_rig(make_machines()), rollout=RolloutConfig(infra_retries=0, infra_stop=2))
+    with Journal(tmp_path) as journal:
+        with pytest.raises(InfraStopped, match=r"2 episodes in a row .* `greengrad doctor`"):
+            await evaluate(broken, TASKS, rig, journal)
+        assert [row.outcome for row in journal.rows()][:2] == ["infra", "infra"]
+        results = await evaluate(solver("a", "b"), TASKS, rig, journal)
+    assert (results.instances, results.resolved, results.infra) == (3, 2, 0)
 
 
 async def test_what_the_infrastructure_failed_is_attempted_again_and_counts_as_unresolved_until_then(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -470,14 +471,45 @@ asyncio.run(main())
 async def test_a_machine_ends_with_its_owner_and_sweep_removes_the_rest(backend, image):
     owner = start_owner(backend.name, image)
     supervisor = parent(await host_pid("sleep 98763.4321"))
+    for reaper in children(owner.pid, "sandbox.reaper"):
+        os.kill(reaper, signal.SIGKILL)
     owner.kill()
     owner.wait()
-    end = time.monotonic() + 20
-    while runs(supervisor):
-        assert time.monotonic() < end, "the supervisor goes on"
-        await asyncio.sleep(0.05)
+    await until(lambda: not runs(supervisor), "the supervisor goes on")
     assert await backend.sweep() >= 1
     assert traces(owner.pid) == set()
+
+
+async def test_an_owner_that_is_killed_leaves_nothing_behind_though_nobody_sweeps(backend, image):
+    owner = start_owner(backend.name, image)
+    supervisor = parent(await host_pid("sleep 98763.4321"))
+    (reaper,) = children(owner.pid, "sandbox.reaper")
+    assert traces(owner.pid)
+    owner.kill()
+    owner.wait()
+    await until(lambda: not runs(supervisor), "the supervisor goes on")
+    await until(lambda: traces(owner.pid) == set(), "something is left")
+    await until(lambda: not runs(reaper), "the reaper itself goes on")
+
+
+async def until(true: Callable[[], bool], otherwise: str) -> None:
+    """Wait for something, not longer than 20 seconds."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end, otherwise
+        await asyncio.sleep(0.05)
+
+
+def children(pid: int, words: str) -> list[int]:
+    """Processes whose parent is `pid` and whose command line holds these words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if parent(int(path.name)) == pid and words.encode() in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
 
 
 async def test_sweep_leaves_the_machines_of_the_living_alone(backend, machine):

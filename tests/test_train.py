@@ -2,11 +2,13 @@
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.breaker import InfraStopped
 from pipeline.config import Config, CreditConfig, OptimConfig, PolicyConfig, RolloutConfig, TasksConfig, TrainConfig
 from pipeline.fake import MemoryMachines, SoftmaxLearner, SoftmaxPolicy
 from pipeline.journal import Journal
@@ -125,6 +127,24 @@ async def test_a_run_that_dies_ends_with_the_weights_of_an_undisturbed_one(tmp_p
 
 async def _log_p(world: World) -> np.ndarray:
     return await world.policy.logprobs(CHAT.write(RIGHT))
+
+
+async def test_a_run_whose_machines_all_fail_stops_and_goes_on_later_as_if_nothing_had_been(tmp_path: Path) -> None:
+    async def fail(task: Task, patch: str) -> Verdict:
+        return Verdict(task.instance_id, Outcome.INFRA, "no daemon")
+
+    config = make_config(2)
+    world = make_world()
+    with Journal(tmp_path / "cut") as journal:
+        with pytest.raises(InfraStopped, match="no daemon"):
+            await train(config, journal, replace(world, rig=replace(world.rig, grade=fail, retry_seconds=0)))
+        assert len(journal.rows()) >= config.rollout.infra_stop and journal.next_step == 0
+        await train(config, journal, world)
+        assert len(journal.rows()) == 2 * 2 * 8 and all(row.outcome != "infra" for row in journal.rows())
+    whole = make_world()
+    with Journal(tmp_path / "whole") as journal:
+        await train(config, journal, whole)
+    np.testing.assert_array_equal(await _log_p(world), await _log_p(whole))
 
 
 async def test_a_step_without_a_mixed_group_is_skipped_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
