@@ -25,15 +25,24 @@ LINE = 600
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = parse(sys.argv[1:] if words is None else words)
-    was_terminated = _catch_termination()
-    try:
-        _set_up_logging(arguments.verbose)
+
+    def work() -> int:
         from . import jobs
 
         command: Callable[[argparse.Namespace], int] = getattr(jobs, arguments.function)
         return command(arguments)
+
+    return guard(f"greengrad {arguments.command}", work, arguments.verbose)
+
+
+def guard(name: str, work: Callable[[], int], verbose: bool = False) -> int:
+    """Do the work of a command; its exit code, with one line on stderr for a failure that is not a bug of ours."""
+    was_terminated = _catch_termination()
+    try:
+        _set_up_logging(verbose)
+        return work()
     except KeyboardInterrupt:
-        return _fail(arguments, "interrupted", 143 if was_terminated() else 130)
+        return _fail(name, "interrupted", 143 if was_terminated() else 130)
     except BrokenPipeError:  # `greengrad show RUN | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -41,9 +50,9 @@ def main(words: Sequence[str] | None = None) -> int:
         code = _exit_code(error)
         if code is None:
             raise  # we are wrong: a traceback
-        if arguments.verbose:
+        if verbose:
             logging.getLogger(__name__).exception("where it came from")
-        return _fail(arguments, _one_line(error), code)
+        return _fail(name, _one_line(error), code)
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -74,8 +83,8 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= LINE else f"{text[:LINE]} ..."
 
 
-def _fail(arguments: argparse.Namespace, message: str, code: int) -> int:
-    print(f"greengrad {arguments.command}: {message}", file=sys.stderr)
+def _fail(name: str, message: str, code: int) -> int:
+    print(f"{name}: {message}", file=sys.stderr)
     return code
 
 

@@ -8,13 +8,13 @@ journal and not repeated. Knows the order of the phases and the memory that each
 
 import argparse
 import asyncio
-import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cli import guard
 from .config import Config, ModelConfig, RftConfig
 from .config_io import dump_config, load_config
 from .journal import Journal
@@ -168,6 +168,11 @@ def main() -> int:
     parser.add_argument("--recipe", default="small", help="of the tasks: a shipped name or a YAML file")
     parser.add_argument("--install-seconds", type=float, help="what scripts/setup took, for the table")
     arguments, overrides = parser.parse_known_args()
+    return guard("quickstart", lambda: run_quickstart(arguments, overrides))
+
+
+def run_quickstart(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """All of it, from the words of the command line."""
     config = load_config(arguments.config, overrides, Config)
     if config.model is None or config.rft is None:
         raise ValueError(f"{arguments.config}: the quickstart needs the sections model and rft")
@@ -181,6 +186,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("pipeline").setLevel(logging.INFO)
     sys.exit(main())

@@ -115,3 +115,12 @@ def test_memory_counts_this_process_and_its_children() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.quickstart", str(REPOSITORY / "configs" / "quickstart.yaml"), "--optim.lrr", "3"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (2, "quickstart: command line: unknown key optim.lrr (did you mean optim.lr?)\n")
+    assert list(tmp_path.iterdir()) == []
