@@ -8,7 +8,7 @@ Three failures, never mixed up:
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 WORKDIR = "/testbed"
 """Where the repository lies in every machine of ours; the official SWE-bench images use the same path."""
@@ -96,6 +96,10 @@ class Sandbox(Protocol):
 
         SandboxError or ResourceExhausted where that cannot be shown; the machine is then fit for nothing but close().
         """
+        ...
+
+    async def copy_from(self, source: Self) -> None:
+        """Every file of another machine of the same backend and environment, into this one, which is new or wiped: a fork of its files."""
         ...
 
     async def close(self) -> None:

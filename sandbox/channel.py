@@ -9,11 +9,11 @@ not covered: two commands at once (they queue). The frames are described in supe
 import asyncio
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from errno import EACCES, EAGAIN, EDQUOT, EFBIG, EISDIR, EMFILE, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC, ENOTDIR
+from errno import EACCES, EAGAIN, EDQUOT, EFBIG, EINPROGRESS, EISDIR, EMFILE, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC, ENOTDIR
 from os import strerror
 from typing import Protocol
 
-from .base import ExecResult, Limits, ResourceExhausted
+from .base import ExecResult, Limits, ResourceExhausted, SandboxError
 
 CHUNK = 1 << 20
 """Bytes of a file in one frame, and the longest command."""
@@ -61,18 +61,29 @@ class Channel:
 
     async def exec(self, argv: Sequence[str], cwd: str, env: Mapping[str, str], stdin: bytes, seconds: float) -> ExecResult:
         """Run one command to its end or its time limit."""
-        words = [encode(word) for word in (cwd, *argv, *(f"{name}={value}" for name, value in env.items()))]
-        strings = b"".join(word + b"\0" for word in words)
-        if len(strings) > CHUNK or len(words) > WORDS or any(b"\0" in word for word in words):
+        request = command_frame(argv, cwd, env, seconds, self._limits.output_bytes)
+        if request is None:
             return ExecResult(b"sandbox: a command with its environment is at most 1 MiB and holds no NUL byte\n", 126, 0.0)
-        head = struct.pack("<IIHH", max(1, int(seconds * 1000)), self._limits.output_bytes, len(argv), len(env))
         async with self._turn:
-            for start in range(0, len(stdin), CHUNK):
-                error, _ = await self._ask(b"I", stdin[start : start + CHUNK])
-                check(error, "stdin")
-            error, body = await self._ask(b"X", head + strings, seconds)
+            await self._feed(stdin)
+            error, body = await self._ask(b"X", request, seconds)
             check(error, "command")
             return await self._result(body)
+
+    async def pour(self, argv: Sequence[str], cwd: str, env: Mapping[str, str], seconds: float, other: "Channel") -> ExecResult:
+        """Run one command whose whole output becomes the stdin of the next command of another channel; the result has none."""
+        request = command_frame(argv, cwd, env, seconds, 0)
+        assert request
+        async with self._turn, other._turn:
+            error, body = await self._ask(b"X", request, seconds, other._feed)
+            check(error, "command")
+            return await self._result(body)
+
+    async def _feed(self, stdin: bytes) -> None:
+        for start in range(0, len(stdin), CHUNK):
+            error, _ = await self._ask(b"I", stdin[start : start + CHUNK])
+            if error:
+                raise ResourceExhausted(f"stdin: {strerror(error)}")
 
     async def read(self, path: str) -> bytes:
         """The bytes of a regular file."""
@@ -108,8 +119,10 @@ class Channel:
         async with self._turn:
             await self._ask(b"P", struct.pack("<I", int(life_seconds)))
 
-    async def _ask(self, op: bytes, body: bytes, seconds: float = 0.0) -> tuple[int, bytes]:
-        """One request and its reply: errno and body."""
+    async def _ask(
+        self, op: bytes, body: bytes, seconds: float = 0.0, take: Callable[[bytes], Awaitable[None]] | None = None
+    ) -> tuple[int, bytes]:
+        """One request and its last reply: errno and body; the replies before it go to `take`."""
         if self._failure:
             raise self._failure
         self._last_id += 1
@@ -117,12 +130,14 @@ class Channel:
             async with asyncio.timeout(seconds + GRACE):
                 self._send(op, body)
                 await self._wire.drain()
-                return await self._reply(self._last_id)
+                while (reply := await self._reply(self._last_id))[0] == EINPROGRESS and take:
+                    await take(reply[1])
+                return reply
         except TimeoutError:
             raise await self._fail(f"no reply {GRACE:.0f} s after the time limit") from None
         except (OSError, EOFError) as error:
             raise await self._fail(f"the channel broke: {error}") from error
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, SandboxError, ResourceExhausted):  # the caller has gone, or what took the output has failed
             self._send(b"K", b"")  # what runs inside ends now; both replies carry ids that nobody waits for
             raise
 
@@ -159,6 +174,15 @@ class Channel:
     async def _fail(self, seen: str) -> Exception:
         self._failure = await self._explain(seen)
         return self._failure
+
+
+def command_frame(argv: Sequence[str], cwd: str, env: Mapping[str, str], seconds: float, cap: int) -> bytes | None:
+    """The body of an 'X' frame; None for a command that is too long or holds a NUL byte."""
+    words = [encode(word) for word in (cwd, *argv, *(f"{name}={value}" for name, value in env.items()))]
+    strings = b"".join(word + b"\0" for word in words)
+    if len(strings) > CHUNK or len(words) > WORDS or any(b"\0" in word for word in words):
+        return None
+    return struct.pack("<IIHH", max(1, int(seconds * 1000)), cap, len(argv), len(env)) + strings
 
 
 def encode(text: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Self
 
 from .base import WORKDIR, ExecResult, Image, Limits, Sandbox, SandboxError
 
@@ -48,6 +49,11 @@ class FakeSandbox:
         """Forget the files."""
         self._alive()
         self.files.clear()
+
+    async def copy_from(self, source: Self) -> None:
+        """The same files."""
+        self._alive()
+        self.files = dict(source.files)
 
     async def close(self) -> None:
         """Note that it was closed."""

@@ -14,6 +14,7 @@
  *   'I'  bytes                                     appended to the next command's stdin
  *   'X'  u32 milliseconds, u32 cap, u16 argc, u16 envc, cwd\0 argv\0... env\0...
  *                                                  -> u32 exit code, u32 flags, u64 microseconds, u64 dropped, output
+ *                                                  cap 0: the output comes before that, in replies of errno EINPROGRESS, none dropped
  *   'R'  u64 offset, u32 most, path\0              -> u64 file size, bytes
  *   'W'  u64 offset, u32 mode, path\0 bytes        (offset 0 makes parents and truncates)
  *   'K'                                            kills everything; also obeyed while a command runs
@@ -160,6 +161,13 @@ static int reap(pid_t child, int *status) { /* true when `child` was among the d
     return ended;
 }
 
+static ssize_t take_output(uint32_t id, const struct command *command, struct output *output, int fd) { /* what read() returned */
+    if (command->cap) return keep(output, fd);
+    ssize_t n = read(fd, out + HEADER, CHUNK);
+    if (n > 0) reply(id, EINPROGRESS, n); /* who does not read makes the command wait, until our life is over */
+    return n;
+}
+
 static void run(uint32_t id, const struct command *command) {
     struct output output = expect(out + HEADER + RESULT, command->cap);
     double begin = now(), deadline = begin + command->milliseconds / 1e3;
@@ -170,10 +178,11 @@ static void run(uint32_t id, const struct command *command) {
     drop_frame(); /* the child has its own copy; what comes next may be 'K' */
     if (child < 0) return reply(id, errno, 0);
     fcntl(fd, F_SETFL, O_NONBLOCK);
+    if (!command->cap) fcntl(fd, F_SETPIPE_SZ, CHUNK);
     while (!ended) {
         struct pollfd p[] = {{children, POLLIN, 0}, {fd, POLLIN, 0}, {in_size < IN_MAX ? 0 : -1, POLLIN, 0}};
         poll(p, 3, until(deadline));
-        if (p[1].revents && keep(&output, fd) == 0) close(fd), fd = -1; /* every writer has closed it */
+        if (p[1].revents && take_output(id, command, &output, fd) == 0) close(fd), fd = -1; /* every writer has closed it */
         if (p[0].revents) ended = reap(child, &status);
         if (p[2].revents) fill();
         int asked = frame() && in[8] == 'K';
@@ -183,7 +192,7 @@ static void run(uint32_t id, const struct command *command) {
             status = SIGKILL, ended = 1;
         }
     }
-    for (int left = fd < 0 ? 0 : fcntl(fd, F_GETPIPE_SZ) / 4096 + 1; left > 0 && keep(&output, fd) > 0;) left--;
+    for (int left = fd < 0 ? 0 : fcntl(fd, F_GETPIPE_SZ) / 4096 + 1; left > 0 && take_output(id, command, &output, fd) > 0;) left--;
     if (fd >= 0) close(fd); /* a child in the background may go on, but says nothing more */
     if (oom_kills() > ooms) result[1] |= OUT_OF_MEMORY;
     result[0] = result[1] & TIMED_OUT ? 124 : WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
