@@ -62,20 +62,20 @@ class Docker:
 
     name = "docker"
 
-    def __init__(self, patience: float = 2.0, guarded: bool = True) -> None:
-        """Connect to the daemon that the environment names; SandboxError where none answers within `patience` seconds.
+    def __init__(self, patience: float = 2.0, host: str | None = None, guarded: bool = True) -> None:
+        """Connect to a daemon ("unix://...", "tcp://...", "ssh://..."; None: the one that the environment names).
 
-        `guarded`: a reaper removes the containers of this process when it dies.
+        SandboxError where none answers within `patience` seconds. `guarded`: a reaper removes what this process leaves when it dies.
         """
         try:
-            with contextlib.closing(docker.from_env(timeout=patience)) as client:
+            with contextlib.closing(_connect(host, patience)) as client:
                 client.ping()
-            self._client = docker.from_env(timeout=CALL_SECONDS, max_pool_size=64)
+            self._client = _connect(host, CALL_SECONDS)
             self._cpus = int(self._client.info()["NCPU"])
         except (DockerException, RequestException) as error:
             raise SandboxError(_why_not(error)) from error
         if guarded:
-            guard(self.name)
+            guard(self.name, host)
         self._threads = ThreadPoolExecutor(8, "docker")
         self._ready: set[str] = set()
 
@@ -157,6 +157,12 @@ class Docker:
             raise
         except (DockerException, RequestException) as error:
             raise SandboxError(f"Docker: {error}") from error
+
+
+def _connect(host: str | None, seconds: float) -> docker.DockerClient:
+    if host is None:
+        return docker.from_env(timeout=seconds, max_pool_size=64)
+    return docker.DockerClient(base_url=host, timeout=seconds, max_pool_size=64)
 
 
 def _attached_socket(api: docker.APIClient, name: str) -> Any:

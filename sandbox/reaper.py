@@ -17,17 +17,22 @@ from .base import SandboxError
 
 WAITS = (0.2, 2.0, 5.0, 10.0, 20.0, 40.0)
 """Seconds before each sweep: a container whose creation was under way when its owner died appears late, a daemon may be frozen."""
-CODE = "import sys; told = sys.stdin.buffer.read(); told or __import__('sandbox.reaper').reaper.reap(sys.argv[1])"
+CODE = "import sys; told = sys.stdin.buffer.read(); told or __import__('sandbox.reaper').reaper.reap(*sys.argv[1:])"
 """Nothing is imported before it is needed: a sleeping reaper takes some 8 MB."""
 
 
 @functools.cache
-def guard(backend: str) -> None:
-    """Start the reaper of this process for a backend, once."""
+def guard(backend: str, host: str | None = None) -> None:
+    """Start the reaper of this process for a backend (and one Docker host), once."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, backend], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, env=env, start_new_session=True
+        [sys.executable, "-c", CODE, backend, *([host] if host else [])],
+        stdin=subprocess.PIPE,
+        stdout=quiet,
+        stderr=quiet,
+        env=env,
+        start_new_session=True,
     )
     atexit.register(_dismiss, process, os.getpid())
 
@@ -42,18 +47,18 @@ def _dismiss(process: subprocess.Popen[bytes], owner: int) -> None:
         process.wait(timeout=5)
 
 
-def reap(backend: str) -> None:
+def reap(backend: str, host: str | None = None) -> None:
     """Sweep several times, also where a sweep fails."""
     for seconds in WAITS:
         time.sleep(seconds)
         try:
-            if _sweep(backend) == 0 and seconds > WAITS[0]:
+            if _sweep(backend, host) == 0 and seconds > WAITS[0]:
                 return
         except SandboxError:
             continue  # the daemon does not answer: later
 
 
-def _sweep(backend: str) -> int:
+def _sweep(backend: str, host: str | None) -> int:
     if backend == "bubblewrap":
         from . import cgroup
 
@@ -62,4 +67,4 @@ def _sweep(backend: str) -> int:
 
     from .docker import Docker
 
-    return asyncio.run(Docker(guarded=False).sweep())
+    return asyncio.run(Docker(host=host, guarded=False).sweep())
