@@ -11,10 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from .base import WORKDIR, Limits, SandboxError
+from .base import Limits, SandboxError
 from .build import launch, supervisor
 from .cgroup import Group
-from .machine import shares
+from .machine import PLACES, shares
 from .make_env import PLACE
 from .store import make_once
 
@@ -74,7 +74,7 @@ def machine_command(environment: Path, limits: Limits, group: Group | None) -> l
     sources = _Sources()
     inner = [sources.bwrap(), *_namespaces(), *_system(), *_etc(sources.reach(_etc_folder()))]
     for place, size in shares(limits.disk_mb).items():
-        inner += ["--size", str(size), "--perms", "0755" if place == WORKDIR else "1777", "--tmpfs", place]
+        inner += ["--size", str(size), "--perms", PLACES[place], "--tmpfs", place]
     inner += [*_python(sources), "--ro-bind", sources.reach(environment), PLACE, "--ro-bind", sources.reach(supervisor()), SUPERVISOR]
     if group:
         inner += ["--ro-bind", sources.reach(group.events), _events_place(group)]

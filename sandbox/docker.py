@@ -32,11 +32,11 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from . import make_env
 from .attached import Attached, attach
-from .base import WORKDIR, Image, Limits, ResourceExhausted, SandboxError
+from .base import Image, Limits, ResourceExhausted, SandboxError
 from .build import supervisor
 from .channel import Channel
 from .images import BASE, PREFIX, host_part
-from .machine import Machine, new_id, shares
+from .machine import PLACES, Machine, new_id, shares
 from .owner import is_dead, owner
 from .reaper import guard
 from .repo import unpack
@@ -209,7 +209,7 @@ def _create(api: docker.APIClient, name: str, image: str, limits: Limits) -> Non
 def _places(disk_mb: int) -> list[tuple[str, str]]:
     """The writable places with their tmpfs options; /dev/shm is Docker's own."""
     sizes = {place: size for place, size in shares(disk_mb).items() if place != "/dev/shm"}
-    return [(place, f"size={size},mode={'0755' if place == WORKDIR else '1777'},uid=1000,gid=1000") for place, size in sizes.items()]
+    return [(place, f"size={size},mode={PLACES[place]},uid=1000,gid=1000") for place, size in sizes.items()]
 
 
 def _remove(api: docker.APIClient, name: str) -> None:

@@ -22,15 +22,14 @@ ENVIRONMENT = {
 }
 """What every command sees; nothing of the host's environment."""
 
-PLACES = (WORKDIR, "/tmp", HOME, "/dev/shm")
-"""All that can be written, each a tmpfs of its own."""
+PLACES = {WORKDIR: "0755", "/tmp": "1777", HOME: "0755", "/dev/shm": "1777"}
+"""All that can be written, each a tmpfs of its own, and its mode."""
 WIPE = f"""
 export PATH=/usr/bin:/bin
 places="{" ".join(PLACES)}"
 [ ! -d /dev/mqueue ] || places="$places /dev/mqueue"
 for place in $places; do
-    mode=1777
-    [ $place != {WORKDIR} ] || mode=0755
+    case $place in {WORKDIR} | {HOME}) mode=0755 ;; *) mode=1777 ;; esac
     [ ! -O $place ] || {{ chmod $mode $place && touch $place; }} || exit 1
 done
 find $places -mindepth 1 -delete 2>/dev/null || {{
@@ -45,7 +44,8 @@ read-only root. What is no file cannot stay either: System V ipc, message queues
 COPY = f"""
 export PATH=/usr/bin:/bin
 find {" ".join(PLACES)} -mindepth 1 ! -readable ! -type l -exec chmod u+rX {{}} + 2>/dev/null
-exec tar --create --format=posix --sparse --absolute-names --directory=/ {" ".join(PLACES)}
+set -o pipefail
+find {" ".join(PLACES)} -mindepth 1 -maxdepth 1 -print0 | tar --create --format=posix --sparse --absolute-names --null --files-from=-
 """
 PASTE = "exec /bin/tar --extract --absolute-names --preserve-permissions --no-same-owner --delay-directory-restore --directory=/"
 

@@ -46,10 +46,11 @@ class Daemon:
         os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL, as an out-of-memory killer would."""
+        """SIGKILL, to its containerd too: the machine's power, as it were."""
         assert self._process
         self._process.kill()
         self._process.wait()
+        subprocess.run(["pkill", "-KILL", "-f", f"containerd --config {self.folder}"], check=False)
 
     def stop(self) -> None:
         """The end: containers, daemon, containerd and files."""

@@ -7,7 +7,7 @@ import pytest
 from sandbox import DyingSandbox, Image, Pool, ResourceExhausted, SandboxError, diff, tree_hash
 from sandbox.machine import PLACES
 
-LISTING = f"find {' '.join(PLACES)} -type f -printf '%p %M %T@ %n ' -exec md5sum {{}} \\; -o -printf '%p %M %T@ %l\\n' | sort"
+LISTING = f"find {' '.join(PLACES)} -mindepth 1 -type f -printf '%p %M %T@ %n ' -exec md5sum {{}} \\; -o -printf '%p %M %T@ %l\\n' | sort"
 WORK = """
 echo 'x = 2' >> calc.py; rm run.sh; mkdir -p new/deep; printf 'a\\0b' > new/deep/binary; ln -s ../calc.py new/link; ln calc.py hard
 chmod 600 data.bin; chmod 700 new; touch -d 2001-02-03 data.bin; echo note > /tmp/note; echo rc > ~/.rc; echo shm > /dev/shm/x
