@@ -125,9 +125,10 @@ class Pool:
 
     async def _recycle(self, kind: Kind, machine: _Ready) -> None:
         """Wipe a machine, put the same tree into it and let it wait; tear it down where that does not work or there are enough."""
+        tree = machine.tree if machine.tree and machine.tree.exists() else None
         try:
-            await _exchange(machine.task, Image(kind[0], machine.tree))
-        except (SandboxError, ResourceExhausted) as error:
+            await _exchange(machine.task, Image(kind[0], tree))
+        except (SandboxError, ResourceExhausted, FileNotFoundError) as error:
             log.debug("not used again: %s", error)
             await self._end(kind, machine)
             return
@@ -136,7 +137,7 @@ class Pool:
         if self._closed or waiting is None or crowded:
             await self._end(kind, machine)
         else:
-            waiting.append(replace(machine, since=time.monotonic(), served=machine.served + 1))
+            waiting.append(replace(machine, tree=tree, since=time.monotonic(), served=machine.served + 1))
 
     def _forget(self, kind: Kind) -> None:
         for machine in self._ready.pop(kind):

@@ -17,7 +17,7 @@ from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-from sandbox import Backend, Image, ResourceExhausted, Sandbox, SandboxError, ensure_environment, make_tree
+from sandbox import Backend, Image, Pool, ResourceExhausted, Sandbox, SandboxError, ensure_environment, make_tree
 
 from . import lineage
 from .base import Suite, Task
@@ -33,6 +33,8 @@ from .store import load_suite, write_config, write_task
 Progress = Callable[[int, int, str], None]
 """(tasks kept so far, tasks wanted, one line on what was just tried)"""
 PACKAGES_AT_ONCE = 2
+REUSE = 32
+"""Runs of tests in one machine, which is wiped in between: what runs here is a package's own tests, not an agent's code."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,10 +56,12 @@ async def build_suite(recipe: Recipe | str | Path, out: Path, backend: Backend, 
     cooked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     _claim(out, cooked)
     environment = await asyncio.to_thread(ensure_environment, cooked.requirements)
+    pool = Pool(backend, LIMITS, 2 * PACKAGES_AT_ONCE, ahead=1, reuse=REUSE)
     with tempfile.TemporaryDirectory(prefix="greengrad-build-") as scratch:
-        kitchen = _Kitchen(cooked, out, Workshop(backend, environment, Path(scratch)), progress or (lambda done, total, line: None))
+        kitchen = _Kitchen(cooked, out, Workshop(pool, environment, Path(scratch)), progress or (lambda done, total, line: None))
         gate = asyncio.Semaphore(PACKAGES_AT_ONCE)
-        await _all([_package(kitchen, package, gate) for package in sorted(cooked.packages, key=lambda p: -p.tasks)])
+        async with pool:
+            await _all([_package(kitchen, package, gate) for package in sorted(cooked.packages, key=lambda p: -p.tasks)])
     shutil.rmtree(out / ".partial", ignore_errors=True)
     return load_suite(out)
 
@@ -97,7 +101,7 @@ async def _try_package(kitchen: _Kitchen, package: Package) -> None:
     folder = await asyncio.to_thread(_unpack, kitchen, package)
     tree = kitchen.workshop.scratch / f"{package.name}.tar"
     await asyncio.to_thread(make_tree, folder, tree)
-    async with machine(kitchen.workshop.backend, Image(kitchen.workshop.environment, tree), LIMITS) as sandbox:
+    async with machine(kitchen.workshop.machines, Image(kitchen.workshop.environment, tree), LIMITS) as sandbox:
         subject = Subject(kitchen.recipe, package, folder, await run_baseline(sandbox, package))
         for mutation in _candidates(subject):
             if mutation.id not in tried and kept < package.tasks:

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sandbox import Backend, Image, Limits, apply_patch, make_tree
+from sandbox import Image, Limits, Pool, apply_patch, make_tree
 
 from .base import Outcome, Task
 from .grade import LOG_BYTES, Evaluation, judge, machine, run_tests
@@ -24,7 +24,7 @@ TEST_SECONDS = 60.0
 class Workshop:
     """Where tasks are made: machines, their environment's image name, and a folder to lay trees out in."""
 
-    backend: Backend
+    machines: Pool
     environment: str
     scratch: Path
 
@@ -35,8 +35,8 @@ async def make_task(workshop: Workshop, subject: Subject, mutation: Mutation, sc
         task = await asyncio.to_thread(_lay_out, workshop, subject, mutation, screening)
     except UnicodeDecodeError:
         return "its tests are not UTF-8"
-    before = await _evaluate(workshop.backend, task, "")
-    after = await _evaluate(workshop.backend, task, task.gold_patch)
+    before = await _evaluate(workshop.machines, task, "")
+    after = await _evaluate(workshop.machines, task, task.gold_patch)
     fail_to_pass, pass_to_pass = _expected(task, before, after, subject.baseline)
     messages = {test: screening.messages[test] for test in fail_to_pass if test in screening.messages}
     statement = write_statement(mutation, messages, _right_line(subject, mutation))
@@ -48,8 +48,8 @@ async def make_task(workshop: Workshop, subject: Subject, mutation: Mutation, sc
     return task
 
 
-async def _evaluate(backend: Backend, task: Task, patch: str) -> Evaluation:
-    async with machine(backend, task.image, LIMITS) as sandbox:
+async def _evaluate(machines: Pool, task: Task, patch: str) -> Evaluation:
+    async with machine(machines, task.image, LIMITS) as sandbox:
         if patch and not await apply_patch(sandbox, patch):
             raise ValueError(f"{task.instance_id}: its gold patch does not apply to its own tree")
         return await run_tests(sandbox, task)

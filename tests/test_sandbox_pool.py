@@ -96,6 +96,17 @@ async def test_a_machine_that_serves_again_is_wiped_and_no_more_are_open_than_wa
     assert all(machine.commands.count("true") <= 3 and machine.closed for machine in backend.started)
 
 
+async def test_a_tree_that_is_deleted_after_its_lease_harms_nothing(tree, tmp_path):
+    backend = FakeBackend()
+    (tmp_path / "other.tar").write_bytes(b"")
+    async with Pool(backend, LIMITS, concurrency=1, reuse=3) as pool:
+        await use(pool, Image(tree.name, tmp_path / "other.tar"))
+        (tmp_path / "other.tar").unlink()
+        for _ in range(2):
+            await use(pool, tree)
+    assert len(backend.started) == 1 and all(machine.closed for machine in backend.started)
+
+
 async def test_a_machine_that_cannot_be_wiped_is_torn_down_and_the_next_lease_gets_another(tree):
     backend = FakeBackend(Unwashable)
     async with Pool(backend, LIMITS, concurrency=1, reuse=8) as pool:
