@@ -51,6 +51,7 @@ class Daemon:
         self._process.kill()
         self._process.wait()
         subprocess.run(["pkill", "-KILL", "-f", f"containerd --config {self.folder}"], check=False)
+        (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)  # where pid 1 buries no dead, the number lives on
 
     def stop(self) -> None:
         """The end: containers, daemon, containerd and files."""
