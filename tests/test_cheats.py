@@ -16,8 +16,8 @@ from pipeline.expert import read_scripts
 from pipeline.journal import Journal
 from pipeline.suite import roll_out
 from pipeline.types import Stop
-from sandbox import make_tree
-from tasks import Outcome, toy_suite
+from sandbox import Limits, ResourceExhausted, make_tree, open_backend
+from tasks import Outcome, grade, toy_suite
 
 CHEATS = Path(__file__).parents[1] / "scripts" / "cheats"
 BACKENDS = [pytest.param("docker", marks=pytest.mark.docker), pytest.param("bubblewrap", marks=pytest.mark.bubblewrap)]
@@ -116,6 +116,26 @@ async def test_the_control_that_fixes_the_bug_is_resolved(backend, suite, tmp_pa
     episodes = await act("control", backend, suite.tasks, tmp_path)
     await until_nothing_is_left()
     assert [episode.verdict.outcome for episode in episodes] == [Outcome.RESOLVED] * len(suite.tasks)
+
+
+HOOK = "@@ -0,0 +1,2 @@\n+def pytest_pyfunc_call(pyfuncitem):\n+    return True\n"
+LINE = "+" + "x" * 100_000 + "\n"
+PATCHES = {
+    "a time after the name": "--- /dev/null\n+++ b/conftest.py 2020-01-01 00:00:00.000000000 +0000\n" + HOOK,
+    "a word after the quoted name": '--- /dev/null\n+++ "b/conftest.py" x\n' + HOOK,
+    "larger than the grader's disk": f"--- /dev/null\n+++ b/big.txt\n@@ -0,0 +1,80 @@\n{LINE * 80}",
+}
+"""Predictions that no diff of ours contains: git reads another name than we did, or there is no room."""
+
+
+@pytest.mark.long
+@pytest.mark.xfail(strict=True, raises=(AssertionError, ResourceExhausted), reason="not stopped yet: tasks/patches.py, tasks/grade.py")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", PATCHES)
+async def test_a_hostile_prediction_is_not_resolved_and_has_a_verdict(name, backend, suite):
+    limits = Limits(memory_mb=256, pids=64, disk_mb=16)
+    verdict = await grade(open_backend(backend), suite.tasks[0], PATCHES[name], limits)
+    assert verdict.outcome in (Outcome.UNRESOLVED, Outcome.SUSPECT, Outcome.PATCH_INVALID), verdict.reason
 
 
 def test_every_agent_has_a_row_that_says_what_it_tries_and_every_row_an_agent():
