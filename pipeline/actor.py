@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sandbox import open_backend
+from sandbox import Backend, open_backend
 from tasks import Suite, Task, load_suite, prepare_suite
 
-from .config import Config, RolloutConfig, TasksConfig
+from .collect import gather
+from .config import Config, RolloutConfig, SandboxConfig, TasksConfig
 from .evaluate import Actor
 from .expert import make_expert
 from .policy import start_policy
@@ -16,6 +17,8 @@ from .prompt import ByteTemplate, Chat, load_chat
 
 NO_LIMIT = 1 << 24
 """Tokens, where no model counts them."""
+IMAGES_AT_ONCE = 4
+"""Images that are built or fetched at one time."""
 
 
 def open_chat(config: Config) -> Chat:
@@ -52,10 +55,24 @@ def choose_tasks(tasks: TasksConfig, split: str | None) -> list[Task]:
     return chosen
 
 
-async def prepare_machines(backend: str, suite: Path, tasks: Sequence[Task]) -> None:
-    """Sweep what dead processes left behind, and make the environments of these tasks where they are missing on this host."""
-    await open_backend(backend).sweep()
+def open_machines(sandbox: SandboxConfig) -> Backend:
+    """The backend that the configuration names."""
+    return open_backend(sandbox.backend, sandbox.hosts, sandbox.image_gb)
+
+
+async def prepare_machines(sandbox: SandboxConfig, suite: Path, tasks: Sequence[Task]) -> dict[str, str]:
+    """Sweep what dead processes left behind; make environments and fetch images of these tasks. Image name -> what identifies it."""
+    backend = open_machines(sandbox)
+    await backend.sweep()
     await prepare_suite(Suite(suite, tuple(tasks)))
+    room = asyncio.Semaphore(IMAGES_AT_ONCE)
+
+    async def prepare(name: str) -> str:
+        async with room:
+            return await backend.prepare(name)
+
+    names = sorted({task.image.name for task in tasks})
+    return dict(zip(names, await gather([prepare(name) for name in names]), strict=True))
 
 
 @asynccontextmanager

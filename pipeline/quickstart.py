@@ -96,16 +96,16 @@ async def make_model(job: Job) -> None:
 
 async def make_suite(job: Job) -> None:
     """Tasks from real packages, each proved by the package's own tests."""
-    from sandbox import open_backend
     from tasks import build_suite
 
+    from .actor import open_machines
     from .progress import growing_progress
 
     with growing_progress("tasks") as tell:
-        suite = await build_suite(job.recipe, job.config.tasks.suite, open_backend(job.config.sandbox.backend), tell)
+        suite = await build_suite(job.recipe, job.config.tasks.suite, open_machines(job.config.sandbox), tell)
     if suite.broken:
         raise ValueError(f"{job.config.tasks.suite}: {suite.broken}")
-    write_manifest(job.run, make_manifest(job.config, [job.config.tasks.suite, job.model.path], seeds={"train": job.config.train.seed}))
+    write_manifest(job.run, make_manifest(job.config, [job.config.tasks.suite, job.model.path], {"train": job.config.train.seed}))
 
 
 async def demonstrate(job: Job) -> None:

@@ -4,22 +4,25 @@ Each writes into one folder (journal, predictions.jsonl, report.json, logs/) and
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sandbox import open_backend
 from tasks import Prediction, Suite, Task, Validation, Verdict, read_verdicts, validate_suite, write_logs, write_report
 
-from .actor import choose_tasks, open_actor, open_chat, prepare_machines, token_limits
+from .actor import choose_tasks, open_actor, open_chat, open_machines, prepare_machines, token_limits
 from .breaker import Breaker
-from .config import Config, TasksConfig
+from .config import Config, SandboxConfig, TasksConfig
 from .evaluate import Work, attempt_all, evaluate_work, newest_episodes
 from .journal import Journal
+from .manifest import record_images
 from .progress import growing_progress
 from .prompt import ByteTemplate, Chat
 from .results import Results, save_results, summarise
 from .types import Episode, Stop
 from .world import open_rig
+
+log = logging.getLogger(__name__)
 
 
 async def evaluate_suite(config: Config, tasks: Sequence[Task], out: Path) -> Results:
@@ -37,7 +40,7 @@ async def _play(config: Config, work: Sequence[Work], out: Path, title: str) -> 
     chat = open_chat(config)
     rollout, context = token_limits(config)
     with Journal(out) as journal:
-        await prepare_machines(config.sandbox.backend, config.tasks.suite, [one.task for one in work])
+        note_images(out, await prepare_machines(config.sandbox, config.tasks.suite, [one.task for one in work]))
         async with open_rig(config.sandbox, rollout, chat, context) as rig, open_actor(config, chat, out / "logs" / "vllm.log") as actor:
             results = await evaluate_work(actor, work, rig, journal, title)
         await asyncio.to_thread(write_artefacts, out, results.policy, work, newest_episodes(journal, work))
@@ -50,7 +53,7 @@ async def grade_predictions(config: Config, tasks: Sequence[Task], predictions: 
     work = [Work(task.instance_id, task) for task in tasks if task.instance_id in patches]
     with Journal(out) as journal:
         check_same_patches(journal, patches)
-        await prepare_machines(config.sandbox.backend, config.tasks.suite, [one.task for one in work])
+        note_images(out, await prepare_machines(config.sandbox, config.tasks.suite, [one.task for one in work]))
         async with open_rig(config.sandbox, config.rollout, Chat(ByteTemplate()), 1) as rig:
 
             async def grade(task: Task, name: str) -> Episode:
@@ -64,12 +67,18 @@ async def grade_predictions(config: Config, tasks: Sequence[Task], predictions: 
     return results
 
 
-async def validate(path: Path, backend: str, repeats: int, jobs: int) -> tuple[Validation, ...]:
+async def validate(path: Path, sandbox: SandboxConfig, repeats: int, jobs: int) -> tuple[Validation, ...]:
     """Gold passes, untouched fails, `repeats` times alike, for every task of a suite."""
     tasks = choose_tasks(TasksConfig(suite=path), None)
-    await prepare_machines(backend, path, tasks)
+    await prepare_machines(sandbox, path, tasks)
     with growing_progress("validate") as tell:
-        return await validate_suite(Suite(path, tuple(tasks)), open_backend(backend), repeats, tell, jobs)
+        return await validate_suite(Suite(path, tuple(tasks)), open_machines(sandbox), repeats, tell, jobs)
+
+
+def note_images(out: Path, digests: Mapping[str, str]) -> None:
+    """Into the manifest; an image that is another one than when the run began is told."""
+    for line in record_images(out, digests):
+        log.warning("going on although %s", line)
 
 
 def check_same_patches(journal: Journal, patches: Mapping[str, str]) -> None:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from sandbox import Pool, diff, open_backend
+from sandbox import Pool, diff
 from tasks import grade
 
-from .actor import choose_tasks, open_chat
+from .actor import choose_tasks, open_chat, open_machines
 from .config import Config, RolloutConfig, SandboxConfig
 from .learner import DeepSpeedLearner
 from .orders import LearnerSetup
@@ -29,7 +29,7 @@ SPARE_SECONDS = 120.0
 async def open_rig(sandbox: SandboxConfig, rollout: RolloutConfig, chat: Chat, context: int) -> AsyncIterator[Rig]:
     """Machines and graders: what an episode is made with, whoever acts."""
     limits = replace(sandbox.limits, episode_seconds=sandbox.episode_seconds + SPARE_SECONDS)
-    backend = open_backend(sandbox.backend)
+    backend = open_machines(sandbox)
     acting = Pool(backend, limits, sandbox.concurrency, ahead=1, reuse=sandbox.reuse)
     grading = Pool(backend, limits, sandbox.concurrency, ahead=1)
     async with acting as machines, grading as graders:

@@ -112,6 +112,10 @@ class Backend(Protocol):
 
     name: str
 
+    async def prepare(self, image_name: str) -> str:
+        """Make an image available before machines are started from it; returns what identifies its content."""
+        ...
+
     async def start(self, image: Image, limits: Limits) -> Sandbox:
         """A fresh machine with the image's tree in WORKDIR."""
         ...

@@ -70,6 +70,11 @@ class Bubblewrap:
             undo.pop_all()
         return machine
 
+    async def prepare(self, image_name: str) -> str:
+        """Make the virtual environment of an image; its name is the hash of its requirements."""
+        await asyncio.to_thread(bubblewrap_environment, image_name)
+        return image_name.rpartition(":")[2]
+
     async def sweep(self) -> int:
         """Machines end with their owner by themselves; this removes the empty control groups of dead owners."""
         return await asyncio.to_thread(cgroup.sweep)

@@ -2,59 +2,48 @@
 
 covered:     no network, no capabilities, no-new-privileges, Docker's seccomp profile and ours, uid 1000; memory (without swap), processes,
              cpu and file size; a read-only root, sized tmpfs for what can be written (it counts as memory, so the memory limit is
-             memory_mb + disk_mb); no mount of the host's but the supervisor's binary, read-only; no Docker socket. Commands go over the
+             memory_mb + disk_mb); nothing of the host is mounted; no Docker socket. Commands go over the
              attached stream of process 1: no exec API, no port. Every call has a time limit; calls run on a few threads.
              A container ends when its owner dies (its stdin closes) or its life is over; a reaper and sweep() remove what is left.
-not covered: the kernel (it is shared; use a daemon with gVisor or Kata for more); a daemon over TLS or ssh, or one that does not see
-             this host's files; io bandwidth; images that hold their own repository in WORKDIR.
+not covered: the kernel (it is shared; use a daemon with gVisor or Kata for more); io bandwidth; images that hold their own repository
+             in WORKDIR. A daemon over TLS or ssh was never tried.
 """
 
 import asyncio
 import contextlib
 import functools
-import io
 import logging
-import tarfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.types import LogConfig, Ulimit
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import RequestException
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from . import make_env
 from .attached import Attached, attach
 from .base import Image, Limits, ResourceExhausted, SandboxError
-from .build import supervisor
 from .channel import Channel
-from .images import BASE, PREFIX, host_part
+from .docker_images import SUPERVISOR, digest, ensure
+from .images import PREFIX
 from .machine import PLACES, Machine, new_id, shares
 from .owner import is_dead, owner
 from .reaper import guard
 from .repo import unpack
-from .store import locked
 
 log = logging.getLogger(__name__)
-SUPERVISOR = "/.supervisor"
 LIFE_OVER = 97
 """The supervisor's exit code at the end of Limits.episode_seconds."""
 CALL_SECONDS = 60
 """Time limit of one call to the daemon."""
 OWNER, UNTIL = "greengrad.owner", "greengrad.until"
 T = TypeVar("T")
-DOCKERFILE = f"""FROM {BASE}
-COPY site /opt/site
-COPY make_env.py /opt/make_env.py
-RUN python3 /opt/make_env.py /opt/site {make_env.PLACE}
-"""
 
 
 class Docker:
@@ -62,22 +51,24 @@ class Docker:
 
     name = "docker"
 
-    def __init__(self, patience: float = 2.0, host: str | None = None, guarded: bool = True) -> None:
+    def __init__(self, patience: float = 2.0, host: str | None = None, image_gb: float = 100.0, guarded: bool = True) -> None:
         """Connect to a daemon ("unix://...", "tcp://...", "ssh://..."; None: the one that the environment names).
 
-        SandboxError where none answers within `patience` seconds. `guarded`: a reaper removes what this process leaves when it dies.
+        SandboxError where none answers within `patience` seconds. `image_gb`: what images of ours may take of its disk.
+        `guarded`: a reaper removes what this process leaves when it dies.
         """
         try:
             with contextlib.closing(_connect(host, patience)) as client:
                 client.ping()
             self._client = _connect(host, CALL_SECONDS)
-            self._cpus = int(self._client.info()["NCPU"])
+            self.cpus = int(self._client.info()["NCPU"])
         except (DockerException, RequestException) as error:
             raise SandboxError(_why_not(error)) from error
         if guarded:
             guard(self.name, host)
         self._threads = ThreadPoolExecutor(8, "docker")
-        self._ready: set[str] = set()
+        self._image_gb = image_gb
+        self._ready: dict[str, str] = {}
 
     async def start(self, image: Image, limits: Limits) -> Machine:
         """A fresh machine with the image's tree in WORKDIR."""
@@ -86,11 +77,15 @@ class Docker:
                 f"{image.name}: an image that holds its own repository cannot be used yet; give the repository as a tree file"
             )
         name, api = new_id(), self._client.api
-        limits = replace(limits, cpus=min(limits.cpus, self._cpus))
-        await self.prepare(image.name)
+        limits = replace(limits, cpus=min(limits.cpus, self.cpus))
+        runnable = await self._runnable(image.name)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._discard, name)
-            await self._retrying(_create, api, name, image.name, limits)
+            try:
+                await self._retrying(_create, api, name, runnable, limits)
+            except SandboxError:
+                self._ready.pop(image.name, None)  # another process may have removed the image
+                raise
             wire = await attach(await self._call(_attached_socket, api, name))
             undo.callback(wire.close)
             await self._retrying(api.start, name)
@@ -102,12 +97,16 @@ class Docker:
             undo.pop_all()
         return machine
 
-    async def prepare(self, image_name: str) -> None:
-        """Make an image available: an environment of ours is built on the base image, any other is pulled."""
-        if image_name in self._ready:
-            return
-        await self._retrying(_ensure_image, self._client.api, image_name)
-        self._ready.add(image_name)
+    async def prepare(self, image_name: str) -> str:
+        """Make an image available, built or pulled; the registry's digest, or its id."""
+        await self._runnable(image_name)
+        return await self._retrying(digest, self._client.api, image_name)
+
+    async def _runnable(self, image_name: str) -> str:
+        """The name under which an image can be started; it is made available first."""
+        if image_name not in self._ready:
+            self._ready[image_name] = await self._retrying(ensure, self._client.api, image_name, self._image_gb)
+        return self._ready[image_name]
 
     async def sweep(self) -> int:
         """Remove the containers of dead owners, and those whose life is over."""
@@ -178,7 +177,6 @@ def _create(api: docker.APIClient, name: str, image: str, limits: Limits) -> Non
         read_only=True,
         tmpfs={place: f"rw,exec,nosuid,nodev,{options}" for place, options in _places(limits.disk_mb)},
         shm_size=shares(limits.disk_mb)["/dev/shm"],
-        binds={str(supervisor()): {"bind": SUPERVISOR, "mode": "ro"}},
         mem_limit=memory,
         memswap_limit=memory,
         nano_cpus=int(limits.cpus * 1e9),
@@ -246,39 +244,3 @@ def _why_not(error: Exception) -> str:
     if "Permission" in str(error):
         return "no permission on the Docker daemon's socket: join the group docker, or use --sandbox bubblewrap"
     return f"no Docker daemon answers (is dockerd running? DOCKER_HOST?): {str(error)[:200]}"
-
-
-def _ensure_image(api: docker.APIClient, name: str) -> None:
-    if _has_image(api, name):
-        return
-    if not name.startswith(PREFIX):
-        api.pull(*name.split(":")) if ":" in name else api.pull(name, tag="latest")
-        return
-    folder = host_part(name)
-    if not _has_image(api, BASE):
-        raise SandboxError(f"the image {BASE} is missing; make it with: bash scripts/base_image")
-    with locked(f"image-{name.replace('/', '-')}"):
-        if not _has_image(api, name):
-            _build(api, name, folder / "site")
-
-
-def _has_image(api: docker.APIClient, name: str) -> bool:
-    try:
-        api.inspect_image(name)
-    except ImageNotFound:
-        return False
-    return True
-
-
-def _build(api: docker.APIClient, name: str, site: Path) -> None:
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        tar.add(site, "site")
-        tar.add(make_env.__file__, "make_env.py")
-        info = tarfile.TarInfo("Dockerfile")
-        info.size = len(DOCKERFILE)
-        tar.addfile(info, io.BytesIO(DOCKERFILE.encode()))
-    context.seek(0)
-    for line in api.build(fileobj=context, custom_context=True, tag=name, network_mode="none", rm=True, forcerm=True, decode=True):
-        if "error" in line:
-            raise SandboxError(f"{name} cannot be built: {line['error']}")

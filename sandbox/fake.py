@@ -99,6 +99,10 @@ class FakeBackend:
         self._make = make
         self.started: list[FakeSandbox] = []
 
+    async def prepare(self, image_name: str) -> str:
+        """Nothing to make."""
+        return image_name
+
     async def start(self, image: Image, limits: Limits) -> Sandbox:
         """A new fake."""
         self.started.append(self._make())

@@ -67,6 +67,7 @@ class Machine:
     def __init__(self, name: str, channel: Channel, limits: Limits, remove: Callable[[], Awaitable[None]]) -> None:
         self.id, self._channel, self._limits, self._remove = name, channel, limits, remove
         self._closing: asyncio.Task[None] | None = None
+        self._when_closed: list[Callable[[], None]] = []
 
     async def run(
         self, command: str, *, cwd: str = WORKDIR, env: dict[str, str] | None = None, stdin: bytes = b"", seconds: float | None = None
@@ -109,5 +110,16 @@ class Machine:
     async def close(self) -> None:
         """Tear the machine down, even when the caller is cancelled; safe to call twice."""
         if self._closing is None:
-            self._closing = asyncio.ensure_future(self._remove())
+            self._closing = asyncio.ensure_future(self._tear_down())
         await asyncio.shield(self._closing)
+
+    def when_closed(self, tell: Callable[[], None]) -> None:
+        """Call something once this machine is torn down."""
+        self._when_closed.append(tell)
+
+    async def _tear_down(self) -> None:
+        try:
+            await self._remove()
+        finally:
+            for tell in self._when_closed:
+                tell()

@@ -23,7 +23,7 @@ ROOMS = {
     },
     "vllm": {"pipeline/policy.py"},
     "deepspeed": {"pipeline/learner.py"},
-    "docker": {"sandbox/docker.py"},
+    "docker": {"sandbox/docker.py", "sandbox/docker_images.py"},
     "git": {"sandbox/repo.py", "tasks/mine.py"},
     "datasets": {"tasks/store.py"},
     "ray": {"pipeline/cluster.py"},

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.config_io import load_config
-from pipeline.manifest import hash_folder, make_manifest, write_manifest
+from pipeline.manifest import hash_folder, make_manifest, record_images, write_manifest
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 
@@ -55,3 +55,11 @@ def test_the_hash_of_a_folder_changes_with_names_and_contents(tmp_path: Path) ->
     assert len({first, second, hash_folder(tmp_path)}) == 3
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         hash_folder(tmp_path / "none")
+
+
+def test_images_are_recorded_once_they_are_there_and_another_one_under_the_same_name_is_told(tmp_path: Path) -> None:
+    assert record_images(tmp_path, {"a:1": "sha256:1"}) == [] and not list(tmp_path.iterdir())
+    write_manifest(tmp_path, make_manifest(config()))
+    assert record_images(tmp_path, {"a:1": "sha256:1"}) == []
+    assert record_images(tmp_path, {"a:1": "sha256:2", "b:1": "sha256:3"}) == ["image a:1 was sha256:1 and is sha256:2"]
+    assert json.loads((tmp_path / "manifest.json").read_text())["images"] == {"a:1": "sha256:1", "b:1": "sha256:3"}

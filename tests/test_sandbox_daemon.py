@@ -12,7 +12,6 @@ import pytest
 from sandbox import Limits, Pool, SandboxError, channel
 from sandbox import docker as docker_module
 from sandbox.docker import Docker
-
 from tests.daemons import Daemon
 
 pytestmark = pytest.mark.docker
@@ -94,7 +93,7 @@ async def test_a_daemon_that_is_killed_takes_its_machines_with_it_and_the_next_o
     await remove_all(daemon, backend)
 
 
-STEPS = ("_create", "_attached_socket", "_ensure_image")
+STEPS = ("_create", "_attached_socket", "ensure")
 
 
 @pytest.mark.parametrize("step", STEPS)
