@@ -3,8 +3,10 @@
 
     python scripts/bench/sandbox.py [--quick] [--json FILE]
 
-An episode: start, 10 commands, diff, teardown. Peers are measured where they are installed (pip install mini-swe-agent swe-rex) and a
-Docker daemon answers. SWE-ReX's server runs here without a container, which only flatters it. Times are medians, in milliseconds.
+An episode: a machine, 10 commands, diff, teardown; with machines that serve 16 episodes and are wiped in between (as in training),
+and "fresh" with a new one each time (as in grading). A fork: 50 MB in 500 files into another machine that waits. Peers are measured
+where they are installed (pip install mini-swe-agent swe-rex) and a Docker daemon answers. SWE-ReX's server runs here without a
+container, which only flatters it. Times are medians, in milliseconds.
 """
 
 import argparse
@@ -27,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from sandbox import Backend, Image, Limits, Pool, SandboxError, diff, ensure_environment, make_tree, open_backend
+from sandbox import Backend, Image, Limits, Pool, Sandbox, SandboxError, diff, ensure_environment, make_tree, open_backend
 
 PINS = ("iniconfig==2.1.0", "packaging==25.0", "pluggy==1.6.0", "pygments==2.19.2", "pytest==8.4.1")
-LIMITS = Limits(memory_mb=1024, disk_mb=128)
+LIMITS = Limits(memory_mb=1024, disk_mb=256)
 COMMANDS = 10
 MEGABYTE = os.urandom(1 << 20)
 PEER_IMAGE = "greengrad/bench:1"
@@ -104,18 +106,22 @@ async def measure_backend(backend: Backend, image: Image, effort: Effort) -> dic
     figures["start_close_ms"] = await median(start_and_close, effort.starts)
     async with Pool(backend, LIMITS, 1, ahead=1) as pool:
         figures["handout_ms"] = await median(lambda: handout(pool, image), effort.starts, rest=1.0)
+    async with Pool(backend, LIMITS, 2, ahead=1, reuse=100) as pool, pool.lease(image) as source:
+        await source.run("for i in $(seq 500); do head -c 104857 /dev/urandom > /testbed/file_$i; done")
+        figures["fork_50mb_ms"] = await median(lambda: handout(pool, image, source), effort.starts, rest=1.0)
     for concurrency in (1, 8):
-        async with Pool(backend, LIMITS, concurrency, ahead=2) as pool:
-            begin = time.perf_counter()
-            await asyncio.gather(*(episode(pool, image) for _ in range(concurrency * effort.episodes)))
-            figures[f"episodes_per_s_{concurrency}"] = concurrency * effort.episodes / (time.perf_counter() - begin)
+        for name, reuse in (("episodes", 16), ("episodes_fresh", 1)):
+            async with Pool(backend, LIMITS, concurrency, ahead=1, reuse=reuse) as pool:
+                begin = time.perf_counter()
+                await asyncio.gather(*(episode(pool, image) for _ in range(concurrency * effort.episodes)))
+                figures[f"{name}_per_s_{concurrency}"] = concurrency * effort.episodes / (time.perf_counter() - begin)
     return figures
 
 
-async def handout(pool: Pool, image: Image) -> float:
-    """Milliseconds until a machine that was started ahead can be used."""
+async def handout(pool: Pool, image: Image, like: Sandbox | None = None) -> float:
+    """Milliseconds until a machine that was started ahead can be used (with the files of another one, where that is given)."""
     begin = time.perf_counter()
-    async with pool.lease(image):
+    async with pool.lease(image, like=like):
         return (time.perf_counter() - begin) * 1e3
 
 
