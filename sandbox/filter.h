@@ -51,6 +51,10 @@ static inline int refuse_system_calls(void) { /* 0, or -1 with errno */
         NEVER(io_uring_register), NEVER(init_module), NEVER(finit_module), NEVER(delete_module), NEVER(kexec_load), NEVER(kexec_file_load),
         NEVER(reboot), NEVER(swapon), NEVER(swapoff), NEVER(settimeofday), NEVER(clock_settime), NEVER(adjtimex),
         NEVER(quotactl), NEVER(acct),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_socket, 0, 7), LOAD(args[0]), /* no network namespace holds the others: vsock */
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 1 /* unix */, 4, 0), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 2 /* inet */, 3, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 10 /* inet6 */, 2, 0), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 16 /* netlink */, 1, 0),
+        REFUSE(EAFNOSUPPORT), ALLOW,
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1), REFUSE(ENOSYS), /* flags behind a pointer; libc falls back to clone */
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 3), LOAD(args[0]),
         BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NEW_NAMESPACES, 0, 1), REFUSE(EPERM),
