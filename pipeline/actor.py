@@ -14,6 +14,7 @@ from .evaluate import Actor
 from .expert import make_expert
 from .policy import start_policy
 from .prompt import ByteTemplate, Chat, load_chat
+from .types import Policy
 
 NO_LIMIT = 1 << 24
 """Tokens, where no model counts them."""
@@ -76,13 +77,14 @@ async def prepare_machines(sandbox: SandboxConfig, suite: Path, tasks: Sequence[
 
 
 @asynccontextmanager
-async def open_actor(config: Config, chat: Chat, log: Path) -> AsyncIterator[Actor]:
-    """What rollout.policy names: the served model, whose server is stopped at the end, or a script."""
+async def open_actor(config: Config, chat: Chat, log: Path, served: Policy | None = None) -> AsyncIterator[Actor]:
+    """What rollout.policy names: a script, or the model; `served` is its policy where one runs already, else one is started and stopped."""
     if config.rollout.policy != "model":
         yield Actor(config.rollout.policy, make_expert(config.rollout.policy, chat), config.train.seed)
         return
-    policy = await start_policy(config, chat.template, log)
+    policy = served or await start_policy(config, chat.template, log)
     try:
         yield Actor(config.model.path.name if config.model else "model", lambda task: policy, config.train.seed)
     finally:
-        await asyncio.shield(policy.close())
+        if served is None:
+            await asyncio.shield(policy.close())

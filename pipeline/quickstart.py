@@ -22,9 +22,37 @@ from .manifest import make_manifest, write_manifest
 from .memory import watch_memory
 from .report import evaluations, write_report
 from .tables import print_phases, print_results
+from .types import Policy
 
 GB = 1e9
 HELD_OUT = "test"
+
+
+class Engine:
+    """The engine of the last model that a phase served, kept for the next phase where that goes on with the same weights."""
+
+    def __init__(self) -> None:
+        self._policy: Policy | None = None
+        self.weights: Path | None = None
+        """The folder whose weights it holds."""
+
+    async def serve(self, config: Config, log: Path) -> Policy:
+        """A policy with the weights of config.model, started only where none runs."""
+        from .actor import open_chat
+        from .policy import start_policy
+
+        assert config.model
+        if self._policy is None or self.weights != config.model.path:
+            await self.stop()
+            self._policy = await start_policy(config, open_chat(config).template, log)
+            self.weights = config.model.path
+        return self._policy
+
+    async def stop(self) -> None:
+        """Free its memory."""
+        if self._policy is not None:
+            await asyncio.shield(self._policy.close())
+        self._policy = self.weights = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +64,7 @@ class Job:
     rft: RftConfig
     recipe: str
     journal: Journal
+    engine: Engine
 
     @property
     def run(self) -> Path:
@@ -66,10 +95,23 @@ class Phase:
     planned_gb: float
     """Upper bound, from measured runs (docs/LOG.md)."""
     work: Callable[[Job], Awaitable[object]]
+    keeps_engine: bool = False
+    """Whether the next phase goes on with the weights that are served."""
 
 
 async def run_phases(job: Job) -> None:
     """All phases that are not done, then the tables and the web page."""
+    try:
+        await run_open_phases(job)
+    finally:
+        await job.engine.stop()
+    print_results(evaluations(job.run))
+    print_phases(job.journal.phases())
+    print(f"web page: {write_report(job.run)}")
+
+
+async def run_open_phases(job: Job) -> None:
+    """One after the other; a phase that is done is marked."""
     done = {phase.name for phase in job.journal.phases()}
     for number, phase in enumerate(PHASES, start=1):
         title = f"[{number}/{len(PHASES)}] {phase.what}"
@@ -80,11 +122,10 @@ async def run_phases(job: Job) -> None:
         started = time.monotonic()
         with watch_memory() as peak:
             await phase.work(job)
+            if not phase.keeps_engine:
+                await job.engine.stop()
         notes = {"planned GB": phase.planned_gb, "peak GB": peak.bytes / GB}
         job.journal.mark_phase(phase.name, time.monotonic() - started, notes)
-    print_results(evaluations(job.run))
-    print_phases(job.journal.phases())
-    print(f"web page: {write_report(job.run)}")
 
 
 async def make_model(job: Job) -> None:
@@ -131,8 +172,10 @@ async def reinforce(job: Job) -> None:
     from .world import open_world
 
     config = job.with_model(job.tuned)
-    async with open_world(config, job.run) as world:
+    policy = await job.engine.serve(config, job.run / "logs" / "vllm.log")
+    async with open_world(config, job.run, policy) as world:
         await train(config, job.journal, world)
+    job.engine.weights = job.newest
 
 
 def measure(name: str, model: Callable[[Job], Path]) -> Callable[[Job], Awaitable[object]]:
@@ -143,7 +186,9 @@ def measure(name: str, model: Callable[[Job], Path]) -> Callable[[Job], Awaitabl
         from .suite import evaluate_suite
 
         tasks = choose_tasks(job.config.tasks.model_copy(update={"limit": None}), HELD_OUT)
-        return await evaluate_suite(job.with_model(model(job)), tasks, job.run / name)
+        config = job.with_model(model(job))
+        policy = await job.engine.serve(config, job.run / name / "logs" / "vllm.log")
+        return await evaluate_suite(config, tasks, job.run / name, policy)
 
     return work
 
@@ -153,9 +198,9 @@ PHASES = (
     Phase("tasks", "the tasks: bugs in real packages, proved by the packages' own tests", 3, make_suite),
     Phase("evaluate base", "evaluate the model as it is", 9, measure("1-base", lambda job: job.model.path)),
     Phase("demonstrate", "demonstrations by the scripted expert", 3, demonstrate),
-    Phase("fine-tune", "fine-tune on the demonstrations that passed", 9, tune),
-    Phase("evaluate fine-tuned", "evaluate the fine-tuned model", 9, measure("2-fine-tuned", lambda job: job.tuned)),
-    Phase("reinforce", "reinforcement learning: modified DAPO", 16, reinforce),
+    Phase("fine-tune", "fine-tune on the demonstrations that passed", 12, tune),
+    Phase("evaluate fine-tuned", "evaluate the fine-tuned model", 9, measure("2-fine-tuned", lambda job: job.tuned), True),
+    Phase("reinforce", "reinforcement learning: modified DAPO", 17, reinforce, True),
     Phase("evaluate reinforced", "evaluate after reinforcement learning", 9, measure("3-reinforced", lambda job: job.newest)),
 )
 
@@ -181,7 +226,7 @@ def run_quickstart(arguments: argparse.Namespace, overrides: list[str]) -> int:
     with Journal(arguments.run) as journal:
         if arguments.install_seconds is not None and not journal.phase_done("install"):
             journal.mark_phase("install", arguments.install_seconds)
-        asyncio.run(run_phases(Job(config, config.model, config.rft, arguments.recipe, journal)))
+        asyncio.run(run_phases(Job(config, config.model, config.rft, arguments.recipe, journal, Engine())))
     return 0
 
 

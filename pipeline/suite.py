@@ -19,15 +19,15 @@ from .manifest import record_images
 from .progress import growing_progress
 from .prompt import ByteTemplate, Chat
 from .results import Results, save_results, summarise
-from .types import Episode, Stop
+from .types import Episode, Policy, Stop
 from .world import open_rig
 
 log = logging.getLogger(__name__)
 
 
-async def evaluate_suite(config: Config, tasks: Sequence[Task], out: Path) -> Results:
-    """One episode an instance, and the resolve rate."""
-    return await _play(config, [Work(task.instance_id, task) for task in tasks], out, "evaluate")
+async def evaluate_suite(config: Config, tasks: Sequence[Task], out: Path, served: Policy | None = None) -> Results:
+    """One episode an instance, and the resolve rate. `served`: the model's policy, where one runs already."""
+    return await _play(config, [Work(task.instance_id, task) for task in tasks], out, "evaluate", served)
 
 
 async def roll_out(config: Config, tasks: Sequence[Task], run: Path) -> Results:
@@ -36,12 +36,13 @@ async def roll_out(config: Config, tasks: Sequence[Task], run: Path) -> Results:
     return await _play(config, work, run, "rollout")
 
 
-async def _play(config: Config, work: Sequence[Work], out: Path, title: str) -> Results:
+async def _play(config: Config, work: Sequence[Work], out: Path, title: str, served: Policy | None = None) -> Results:
     chat = open_chat(config)
     rollout, context = token_limits(config)
     with Journal(out) as journal:
         note_images(out, await prepare_machines(config.sandbox, config.tasks.suite, [one.task for one in work]))
-        async with open_rig(config.sandbox, rollout, chat, context) as rig, open_actor(config, chat, out / "logs" / "vllm.log") as actor:
+        log_file = out / "logs" / "vllm.log"
+        async with open_rig(config.sandbox, rollout, chat, context) as rig, open_actor(config, chat, log_file, served) as actor:
             results = await evaluate_work(actor, work, rig, journal, title)
         await asyncio.to_thread(write_artefacts, out, results.policy, work, newest_episodes(journal, work))
     return results

@@ -20,6 +20,7 @@ from .policy import start_policy
 from .prompt import Chat
 from .rollout import Rig
 from .train import World
+from .types import Policy
 
 SPARE_SECONDS = 120.0
 """A machine lives this much longer than its episode, so that the diff can still be taken."""
@@ -56,15 +57,16 @@ def setup_learner(config: Config, run: Path, total_steps: int = 0) -> LearnerSet
 
 
 @asynccontextmanager
-async def open_world(config: Config, run: Path) -> AsyncIterator[World]:
-    """Everything that a training run acts on; closed in reverse order, whatever happens."""
+async def open_world(config: Config, run: Path, served: Policy | None = None) -> AsyncIterator[World]:
+    """Everything that a training run acts on; closed in reverse order, whatever happens. `served`: a policy that runs already and stays."""
     setup = setup_learner(config, run)
     tasks = choose_tasks(config.tasks, config.tasks.split)
     chat = open_chat(config)
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(open_rig(config.sandbox, config.rollout, chat, config.model.context if config.model else 0))
-        policy = await start_policy(config, chat.template, run / "logs" / "vllm.log")
-        stack.push_async_callback(policy.close)
+        policy = served or await start_policy(config, chat.template, run / "logs" / "vllm.log")
+        if served is None:
+            stack.push_async_callback(policy.close)
         learner = DeepSpeedLearner(setup)
         stack.callback(learner.close)
         yield World(policy, learner, rig, tasks)
