@@ -103,11 +103,13 @@ def _catch_termination() -> Callable[[], bool]:
 
 
 def _set_up_logging(verbose: bool) -> None:
-    """The one place where a handler is set."""
-    from rich.console import Console
-    from rich.logging import RichHandler
+    """The one place where a handler is set: colours on a terminal, plain lines that are never wrapped in a pipe."""
+    handler: logging.Handler = logging.StreamHandler()
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
 
-    handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
+        handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="%X", handlers=[handler])
     for name in ("pipeline", "sandbox", "tasks"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
