@@ -14,24 +14,36 @@ class Attached:
 
     def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._rest = b""
+        """The beginning of a header whose end has not come yet."""
         self._left, self._stderr = 0, False
         self.words = b""
         """The end of what came on stderr."""
 
     async def read(self) -> bytes:
         """The next bytes of stdout; b"" at the end."""
-        try:
-            while True:
-                if self._left == 0:
-                    header = await self._reader.readexactly(8)
-                    self._left, self._stderr = int.from_bytes(header[4:], "big"), header[0] == 2
-                piece = await self._reader.read(self._left)
-                self._left -= len(piece)
-                if not self._stderr or not piece:
-                    return piece
+        while data := await self._reader.read(CHUNK):
+            if out := self._without_headers(self._rest + data if self._rest else data):
+                return out
+        return b""
+
+    def _without_headers(self, data: bytes) -> bytes:
+        """The stdout in a piece of the stream; large pieces are cut, because each wait costs more than a copy."""
+        at, out, self._rest = 0, [], b""
+        while at < len(data):
+            if self._left == 0:
+                if len(data) - at < 8:
+                    self._rest = data[at:]
+                    break
+                self._stderr, self._left = data[at] == 2, int.from_bytes(data[at + 4 : at + 8], "big")
+                at += 8
+            piece = data[at : at + self._left]
+            at, self._left = at + len(piece), self._left - len(piece)
+            if self._stderr:
                 self.words = (self.words + b" " + piece)[-1000:]
-        except EOFError:
-            return b""
+            else:
+                out.append(piece)
+        return b"".join(out)
 
     def send(self, data: bytes) -> None:
         """Queue the bytes for stdin."""

@@ -8,7 +8,9 @@ not covered: two commands at once (they queue). The frames are described in supe
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from errno import EACCES, EAGAIN, EDQUOT, EFBIG, EINPROGRESS, EISDIR, EMFILE, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC, ENOTDIR
 from os import strerror
 from typing import Protocol
@@ -17,6 +19,8 @@ from .base import ExecResult, Limits, ResourceExhausted, SandboxError
 
 CHUNK = 1 << 20
 """Bytes of a file in one frame, and the longest command."""
+AHEAD = 8
+"""Pieces of stdin on their way at one time."""
 WORDS = 4000
 """Arguments and environment variables of one command."""
 FILE_BYTES = 64 << 20
@@ -57,6 +61,8 @@ class Channel:
         self._turn = asyncio.Lock()
         self._received = bytearray()
         self._last_id = 0
+        self._fed: deque[int] = deque()
+        """Ids of pieces of stdin whose replies have not been read."""
         self._failure: Exception | None = None
 
     async def exec(self, argv: Sequence[str], cwd: str, env: Mapping[str, str], stdin: bytes, seconds: float) -> ExecResult:
@@ -80,8 +86,17 @@ class Channel:
             return await self._result(body)
 
     async def _feed(self, stdin: bytes) -> None:
+        """Append to the next command's stdin, a few pieces ahead of their replies."""
         for start in range(0, len(stdin), CHUNK):
-            error, _ = await self._ask(b"I", stdin[start : start + CHUNK])
+            async with self._explained(0.0):
+                self._send(b"I", stdin[start : start + CHUNK])
+                self._fed.append(self._last_id)
+                await self._wire.drain()
+                await self._acknowledge(AHEAD)
+
+    async def _acknowledge(self, ahead: int) -> None:
+        while len(self._fed) > ahead:
+            error, _ = await self._reply(self._fed.popleft())
             if error:
                 raise ResourceExhausted(f"stdin: {strerror(error)}")
 
@@ -123,25 +138,34 @@ class Channel:
         self, op: bytes, body: bytes, seconds: float = 0.0, take: Callable[[bytes], Awaitable[None]] | None = None
     ) -> tuple[int, bytes]:
         """One request and its last reply: errno and body; the replies before it go to `take`."""
+        async with self._explained(seconds):
+            await self._acknowledge(0)
+            self._send(op, body)
+            number = self._last_id
+            await self._wire.drain()
+            while (reply := await self._reply(number))[0] == EINPROGRESS and take:
+                await take(reply[1])
+            return reply
+
+    @asynccontextmanager
+    async def _explained(self, seconds: float) -> AsyncIterator[None]:
+        """A bound on what is waited for, and the backend's word on a channel that broke."""
         if self._failure:
             raise self._failure
-        self._last_id += 1
         try:
             async with asyncio.timeout(seconds + GRACE):
-                self._send(op, body)
-                await self._wire.drain()
-                while (reply := await self._reply(self._last_id))[0] == EINPROGRESS and take:
-                    await take(reply[1])
-                return reply
+                yield
         except TimeoutError:
             raise await self._fail(f"no reply {GRACE:.0f} s after the time limit") from None
         except (OSError, EOFError) as error:
             raise await self._fail(f"the channel broke: {error}") from error
         except (asyncio.CancelledError, SandboxError, ResourceExhausted):  # the caller has gone, or what took the output has failed
-            self._send(b"K", b"")  # what runs inside ends now; both replies carry ids that nobody waits for
+            self._fed.clear()
+            self._send(b"K", b"")  # what runs inside ends now, and what was fed is forgotten; nobody waits for the replies
             raise
 
     def _send(self, op: bytes, body: bytes) -> None:
+        self._last_id += 1
         self._wire.send(struct.pack("<II", 5 + len(body), self._last_id) + op + body)
 
     async def _reply(self, number: int) -> tuple[int, bytes]:

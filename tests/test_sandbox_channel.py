@@ -111,8 +111,8 @@ async def test_a_cancelled_command_is_killed_and_its_reply_is_nobodys():
         await task
     assert wire.ops == b"XK"
     wire.answer(1, body=result(137, 4, 0, b"wrong"))
-    wire.answer(1)
-    wire.answer(2, body=result(0, 0, 0, b"right"))
+    wire.answer(2)
+    wire.answer(3, body=result(0, 0, 0, b"right"))
     assert (await run(channel)).output == b"right"
 
 
