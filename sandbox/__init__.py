@@ -1,11 +1,14 @@
 """Isolated machines; knows nothing of tasks or models."""
 
 from .base import WORKDIR, Backend, ExecResult, Image, Limits, ResourceExhausted, Sandbox, SandboxError
+from .desk import SealError
 from .fake import DyingSandbox, FakeBackend, FakeSandbox, HangingSandbox
 from .images import ensure_environment, environment_name
 from .open import open_backend
 from .pool import Pool
 from .repo import apply_patch, diff, make_tree, tree_hash
+from .seal import seal, seal_all, sealed
+from .traces import Secret
 
 __all__ = [
     "WORKDIR",
@@ -21,11 +24,16 @@ __all__ = [
     "ResourceExhausted",
     "Sandbox",
     "SandboxError",
+    "SealError",
+    "Secret",
     "apply_patch",
     "diff",
     "ensure_environment",
     "environment_name",
     "make_tree",
     "open_backend",
+    "seal",
+    "seal_all",
+    "sealed",
     "tree_hash",
 ]

@@ -35,7 +35,8 @@ class Image:
     """What a machine starts from: an environment (name) and the tree that is unpacked into WORKDIR.
 
     `name` is a Docker image in one backend and a folder of the image store in the other (see sandbox/images.py).
-    `tree` is a tar file of the repository at its base commit; None where the image holds the repository itself.
+    `tree` is a tar file of the repository at its base commit; None where the image holds the repository itself: such an image is
+    not started before it has been sealed (seal.py), which gives it one.
     """
 
     name: str
@@ -114,6 +115,10 @@ class Backend(Protocol):
 
     async def prepare(self, image_name: str) -> str:
         """Make an image available before machines are started from it; returns what identifies its content."""
+        ...
+
+    async def own_tree(self, image_name: str) -> Path:
+        """The repository that an image itself holds in WORKDIR, as a tree file, not sealed yet; SandboxError where it holds none."""
         ...
 
     async def start(self, image: Image, limits: Limits) -> Sandbox:

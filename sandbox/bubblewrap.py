@@ -16,6 +16,7 @@ import logging
 import subprocess
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from . import cgroup
 from .base import Image, Limits, ResourceExhausted, SandboxError
@@ -74,6 +75,12 @@ class Bubblewrap:
         """Make the virtual environment of an image; its name is the hash of its requirements."""
         await asyncio.to_thread(bubblewrap_environment, image_name)
         return image_name.rpartition(":")[2]
+
+    async def own_tree(self, image_name: str) -> Path:
+        """SandboxError: an environment made here holds no repository."""
+        raise SandboxError(
+            f"{image_name}: bubblewrap has no images that hold a repository; use Docker, or give the repository as a tree file"
+        )
 
     async def sweep(self) -> int:
         """Machines end with their owner by themselves; this removes the empty control groups of dead owners."""

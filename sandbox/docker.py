@@ -5,8 +5,8 @@ covered:     no network, no capabilities, no-new-privileges, Docker's seccomp pr
              memory_mb + disk_mb); nothing of the host is mounted; no Docker socket. Commands go over the
              attached stream of process 1: no exec API, no port. Every call has a time limit; calls run on a few threads.
              A container ends when its owner dies (its stdin closes) or its life is over; a reaper and sweep() remove what is left.
-not covered: the kernel (it is shared; use a daemon with gVisor or Kata for more); io bandwidth; images that hold their own repository
-             in WORKDIR. A daemon over TLS or ssh was never tried.
+             An image's own repository in WORKDIR never comes into a machine as it is: it is taken out as a tree and sealed first.
+not covered: the kernel (it is shared; use a daemon with gVisor or Kata for more); io bandwidth. A daemon over TLS or ssh was never tried.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
@@ -33,6 +34,7 @@ from .channel import Channel
 from .docker_images import SUPERVISOR, digest, ensure
 from .images import PREFIX
 from .machine import PLACES, Machine, new_id, shares
+from .own_repo import own_tree
 from .owner import is_dead, owner
 from .reaper import guard
 from .repo import unpack
@@ -73,9 +75,7 @@ class Docker:
     async def start(self, image: Image, limits: Limits) -> Machine:
         """A fresh machine with the image's tree in WORKDIR."""
         if image.tree is None and not image.name.startswith(PREFIX):
-            raise SandboxError(
-                f"{image.name}: an image that holds its own repository cannot be used yet; give the repository as a tree file"
-            )
+            raise SandboxError(f"{image.name} holds its own repository, with all its history: it must be sealed before it is started")
         name, api = new_id(), self._client.api
         limits = replace(limits, cpus=min(limits.cpus, self.cpus))
         runnable = await self._runnable(image.name)
@@ -101,6 +101,11 @@ class Docker:
         """Make an image available, built or pulled; the registry's digest, or its id."""
         await self._runnable(image_name)
         return await self._retrying(digest, self._client.api, image_name)
+
+    async def own_tree(self, image_name: str) -> Path:
+        """The repository that an image holds in WORKDIR, as a tree file in the store; the image is not started for it."""
+        identity = await self.prepare(image_name)
+        return await self._retrying(own_tree, self._client.api, image_name, identity)
 
     async def _runnable(self, image_name: str) -> str:
         """The name under which an image can be started; it is made available first."""

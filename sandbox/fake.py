@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 from .base import WORKDIR, ExecResult, Image, Limits, Sandbox, SandboxError
@@ -102,6 +103,10 @@ class FakeBackend:
     async def prepare(self, image_name: str) -> str:
         """Nothing to make."""
         return image_name
+
+    async def own_tree(self, image_name: str) -> Path:
+        """No fake holds a repository."""
+        raise SandboxError(f"{image_name}: a fake image holds no repository")
 
     async def start(self, image: Image, limits: Limits) -> Sandbox:
         """A new fake."""

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from .base import Image, Limits, SandboxError
 from .docker import Docker
@@ -90,6 +91,16 @@ class Fleet:
         if not digests:
             raise SandboxError(f"no Docker host could prepare {image_name}") from reason
         return digests[0]
+
+    async def own_tree(self, image_name: str) -> Path:
+        """The repository of an image, from the first host that gives it; SandboxError when none does."""
+        reasons = []
+        for host in self._in_order():
+            try:
+                return await (await host.docker()).own_tree(image_name)
+            except SandboxError as error:
+                reasons.append(f"{host.url}: {error}")
+        raise SandboxError("no Docker host could take out the repository; " + "; ".join(reasons))
 
     async def sweep(self) -> int:
         """Sweep every host that answers; SandboxError when none does."""

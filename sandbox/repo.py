@@ -26,8 +26,8 @@ WHEN = 946_684_800
 """The time of every file and commit in a tree: 2000-01-01 UTC."""
 SECONDS = 120.0
 
-_QUIET = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1", "HOME": "/nonexistent", "LC_ALL": "C"}
-_PATH = "/usr/local/bin:/usr/bin:/bin"
+QUIET = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1", "HOME": "/nonexistent", "LC_ALL": "C"}
+GIT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _PREPARE = """
 set -eu
 mkdir "$HERE"
@@ -38,7 +38,7 @@ printf %s "$ATTRIBUTES" > "$GIT_DIR/info/attributes"
 printf %s "$CONFIG" > "$GIT_DIR/config"
 git read-tree HEAD
 """
-_COLLECT = f"""
+COLLECT = f"""
 set -eu
 chmod -R u+rwX .
 find . -mindepth 1 ! -type f ! -type d ! -type l -delete
@@ -104,7 +104,7 @@ async def apply_patch(sandbox: Sandbox, patch: str | bytes) -> bool:
     """
     path = f"/tmp/patch-{secrets.token_hex(6)}.diff"
     await sandbox.write(path, patch.encode("utf-8", "surrogateescape") if isinstance(patch, str) else patch)
-    done = await sandbox.run(_APPLY, env={**_QUIET, "PATH": _PATH, "PATCH": path}, seconds=SECONDS)
+    done = await sandbox.run(_APPLY, env={**QUIET, "PATH": GIT_PATH, "PATCH": path}, seconds=SECONDS)
     await sandbox.run(f"rm -f {path}", cwd="/")
     return done.exit_code == 0
 
@@ -114,7 +114,7 @@ async def _collect(sandbox: Sandbox, image: Image) -> dict[str, str]:
     if image.tree is None:
         raise ValueError(f"{image.name}: an image without a tree has no base to compare with")
     here = f"/tmp/.greengrad-{secrets.token_hex(8)}"
-    env = {**_QUIET, "PATH": _PATH, "HERE": here, "GIT_DIR": f"{here}/.git", "GIT_WORK_TREE": WORKDIR, "GIT_INDEX_FILE": f"{here}/index"}
+    env = {**QUIET, "PATH": GIT_PATH, "HERE": here, "GIT_DIR": f"{here}/.git", "GIT_WORK_TREE": WORKDIR, "GIT_INDEX_FILE": f"{here}/index"}
     env |= {"ATTRIBUTES": ATTRIBUTES, "CONFIG": CONFIG}
     history = await asyncio.to_thread(_git_part, image.tree)
     await sandbox.kill_all()
@@ -124,7 +124,7 @@ async def _collect(sandbox: Sandbox, image: Image) -> dict[str, str]:
         made = await sandbox.run(_PREPARE, cwd="/", env=env, stdin=history, seconds=SECONDS)
     if made.exit_code:
         raise SandboxError(f"{sandbox.id}: git cannot be set up to take the diff: {made.text[-500:].strip()}")
-    await _own_doing(sandbox, _COLLECT, env)
+    await _own_doing(sandbox, COLLECT, env)
     return env
 
 
@@ -189,7 +189,7 @@ def _commit(work: Path) -> str:
 def _git(work: Path, *arguments: str) -> str:
     who = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "greengrad"), ("EMAIL", "none"))}
     when = {"GIT_AUTHOR_DATE": f"{WHEN} +0000", "GIT_COMMITTER_DATE": f"{WHEN} +0000"}
-    env = {**_QUIET, "PATH": os.environ.get("PATH", os.defpath), **who, **when}
+    env = {**QUIET, "PATH": os.environ.get("PATH", os.defpath), **who, **when}
     done = subprocess.run(["git", *arguments], cwd=work, env=env, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise SandboxError(f"git {arguments[0]} failed: {done.stderr.strip()[-500:]}")
