@@ -63,5 +63,6 @@ async def attach(response: Any) -> Attached:
     raw = socket.socket(fileno=os.dup(response.fileno()))
     raw.setblocking(False)
     response._response.close()
+    response.close()
     reader, writer = await asyncio.open_connection(sock=raw, limit=2 * CHUNK)
     return Attached(reader, writer)

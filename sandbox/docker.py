@@ -71,6 +71,7 @@ class Docker:
         self._threads = ThreadPoolExecutor(8, "docker")
         self._image_gb = image_gb
         self._ready: dict[str, str] = {}
+        self._unremoved: set[str] = set()
 
     async def start(self, image: Image, limits: Limits) -> Machine:
         """A fresh machine with the image's tree in WORKDIR."""
@@ -117,16 +118,20 @@ class Docker:
         """Remove the containers of dead owners, and those whose life is over."""
         found = await self._call(self._client.api.containers, all=True, filters={"label": OWNER})
         dead = [entry["Id"] for entry in found if _is_stale(entry["Labels"])]
-        for container in dead:
+        for container in [*dead, *self._unremoved]:
             await self._call(_remove, self._client.api, container)
         return len(dead)
 
     async def _discard(self, name: str) -> None:
-        """Remove a container. Where the daemon fails it ends by itself, as its stdin is closed, and sweep() removes it later."""
-        try:
-            await self._call(_remove, self._client.api, name)
-        except SandboxError as error:
-            log.warning("%s could not be removed: %s", name, error)
+        """Remove a container, and those that could not be removed before. It ends by itself in any case, as its stdin is closed."""
+        for one in [name, *self._unremoved]:
+            try:
+                await self._call(_remove, self._client.api, one)
+            except SandboxError as error:
+                log.warning("%s could not be removed, which will be tried again: %s", one, error)
+                self._unremoved.add(one)
+                return
+            self._unremoved.discard(one)
 
     async def _explain(self, name: str, wire: Attached, seen: str) -> Exception:
         """Why the channel failed, from the daemon's record of how the container ended."""
