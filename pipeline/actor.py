@@ -1,12 +1,14 @@
 """Who acts in `eval` and `rollout`, and on which tasks: a script, or the served model; knows no algorithm and no learner."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import Backend, open_backend
-from tasks import Suite, Task, load_suite, prepare_suite
+from tasks import Suite, Task, load_suite, prepare_suite, seal_tasks
 
 from .collect import gather
 from .config import Config, RolloutConfig, SandboxConfig, TasksConfig
@@ -16,6 +18,7 @@ from .policy import start_policy
 from .prompt import ByteTemplate, Chat, load_chat
 from .types import Policy
 
+log = logging.getLogger(__name__)
 NO_LIMIT = 1 << 24
 """Tokens, where no model counts them."""
 IMAGES_AT_ONCE = 4
@@ -61,8 +64,27 @@ def open_machines(sandbox: SandboxConfig) -> Backend:
     return open_backend(sandbox.backend, sandbox.hosts, sandbox.image_gb)
 
 
-async def prepare_machines(sandbox: SandboxConfig, suite: Path, tasks: Sequence[Task]) -> dict[str, str]:
-    """Sweep what dead processes left behind; make environments and fetch images of these tasks. Image name -> what identifies it."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run starts from."""
+
+    images: dict[str, str]
+    """Image name -> what identifies its content."""
+    tasks: dict[str, Task]
+    """Instance id -> the task, sealed; or with the reason why it must not be attempted."""
+
+    def usable(self) -> list[Task]:
+        """The tasks that may be attempted; ValueError where there is none."""
+        usable = [task for task in self.tasks.values() if not task.unusable]
+        if not usable:
+            raise ValueError(f"none of the tasks may be attempted; the first: {next(iter(self.tasks.values())).unusable}")
+        if dropped := len(self.tasks) - len(usable):
+            log.warning("%d of %d tasks are left out: they may not be attempted", dropped, len(self.tasks))
+        return usable
+
+
+async def prepare_machines(sandbox: SandboxConfig, suite: Path, tasks: Sequence[Task]) -> Prepared:
+    """Sweep what dead processes left behind; make environments, fetch images and seal these tasks."""
     backend = open_machines(sandbox)
     await backend.sweep()
     await prepare_suite(Suite(suite, tuple(tasks)))
@@ -73,7 +95,9 @@ async def prepare_machines(sandbox: SandboxConfig, suite: Path, tasks: Sequence[
             return await backend.prepare(name)
 
     names = sorted({task.image.name for task in tasks})
-    return dict(zip(names, await gather([prepare(name) for name in names]), strict=True))
+    images = dict(zip(names, await gather([prepare(name) for name in names]), strict=True))
+    ready = await seal_tasks(backend, list({task.instance_id: task for task in tasks}.values()))
+    return Prepared(images, {task.instance_id: task for task in ready})
 
 
 @asynccontextmanager

@@ -75,7 +75,8 @@ async def attempt_all(journal: Journal, work: Sequence[Work], attempt: Attempt, 
             def record(one: Work, episode: Episode) -> None:
                 journal.record_episode(episode, step=0)
                 bar.advance(f"{one.name} {episode.verdict.outcome.value if episode.verdict else episode.stop.value}")
-                breaker.note(episode)
+                if not one.task.unusable:  # of the task, and told before it began: no sign of failing infrastructure
+                    breaker.note(episode)
 
             await gather([_attempt(one, attempts[one.name], attempt, record) for one in open_work])
     finally:

@@ -143,7 +143,7 @@ async def _train(config: Config, tasks: "Sequence[Task]", run: Path) -> None:
     from .train import train as run_steps
     from .world import open_world
 
-    note_images(run, await prepare_machines(config.sandbox, config.tasks.suite, tasks))
+    note_images(run, (await prepare_machines(config.sandbox, config.tasks.suite, tasks)).images)
     with Journal(run) as journal:
         if journal.next_step < config.train.steps:
             async with open_world(config, run) as world:

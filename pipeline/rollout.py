@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from sandbox import Image, ResourceExhausted, Sandbox, SandboxError
+from sandbox import Image, ResourceExhausted, Sandbox, SandboxError, SealError
 from tasks import Outcome, Task, Verdict
 
 from .action import FormatError
@@ -84,6 +84,8 @@ async def run_episode(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episo
     started = time.monotonic()
     record = _Record()
     try:
+        if task.unusable:
+            raise SealError(task.unusable)
         stop = await _retry(rig, record, partial(_attempt, policy, task, rig, slot, record))
         verdict = await _retry(rig, record, partial(_judge, task, rig, stop, record.patch))
     except (SandboxError, PolicyError) as failure:

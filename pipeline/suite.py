@@ -40,7 +40,7 @@ async def _play(config: Config, work: Sequence[Work], out: Path, title: str, ser
     chat = open_chat(config)
     rollout, context = token_limits(config)
     with Journal(out) as journal:
-        note_images(out, await prepare_machines(config.sandbox, config.tasks.suite, [one.task for one in work]))
+        work = await prepare_work(config, work, out)
         log_file = out / "logs" / "vllm.log"
         async with open_rig(config.sandbox, rollout, chat, context) as rig, open_actor(config, chat, log_file, served) as actor:
             results = await evaluate_work(actor, work, rig, journal, title)
@@ -54,7 +54,7 @@ async def grade_predictions(config: Config, tasks: Sequence[Task], predictions: 
     work = [Work(task.instance_id, task) for task in tasks if task.instance_id in patches]
     with Journal(out) as journal:
         check_same_patches(journal, patches)
-        note_images(out, await prepare_machines(config.sandbox, config.tasks.suite, [one.task for one in work]))
+        work = await prepare_work(config, work, out)
         async with open_rig(config.sandbox, config.rollout, Chat(ByteTemplate()), 1) as rig:
 
             async def grade(task: Task, name: str) -> Episode:
@@ -71,9 +71,16 @@ async def grade_predictions(config: Config, tasks: Sequence[Task], predictions: 
 async def validate(path: Path, sandbox: SandboxConfig, repeats: int, jobs: int) -> tuple[Validation, ...]:
     """Gold passes, untouched fails, `repeats` times alike, for every task of a suite."""
     tasks = choose_tasks(TasksConfig(suite=path), None)
-    await prepare_machines(sandbox, path, tasks)
+    ready = await prepare_machines(sandbox, path, tasks)
     with growing_progress("validate") as tell:
-        return await validate_suite(Suite(path, tuple(tasks)), open_machines(sandbox), repeats, tell, jobs)
+        return await validate_suite(Suite(path, tuple(ready.tasks.values())), open_machines(sandbox), repeats, tell, jobs)
+
+
+async def prepare_work(config: Config, work: Sequence[Work], out: Path) -> list[Work]:
+    """The same work on sealed tasks; images go into the manifest."""
+    ready = await prepare_machines(config.sandbox, config.tasks.suite, [one.task for one in work])
+    note_images(out, ready.images)
+    return [Work(one.name, ready.tasks[one.task.instance_id]) for one in work]
 
 
 def note_images(out: Path, digests: Mapping[str, str]) -> None:

@@ -2,8 +2,9 @@
 
 covered:     new user, pid, network (none), ipc, uts and cgroup namespaces; no capabilities, no-new-privileges, our seccomp filter;
              uid 1000 inside and, when we are root, an ordinary uid outside that no one else has; a read-only root of the host's /usr and
-             this Python (their site-packages masked), a /etc of our own, nothing of /home, /root or the host's environment; what can
-             be written is tmpfs of a set size and counts as memory, so the memory limit is memory_mb + disk_mb.
+             this Python (site-packages and all programs that bring Python packages masked), a /etc of our own, nothing of /home, /root
+             or the host's environment; what can be written is tmpfs of a set size and counts as memory, so the memory limit is
+             memory_mb + disk_mb.
              Memory, processes and cpu: a control group of version 1 or 2 where we may make one. Otherwise RLIMIT_NPROC (the own uid as
              root, the user namespace's count for others), RLIMIT_AS for each process, and the affinity of the cpus.
 not covered: without a control group the sum of the processes' memory; the kernel itself (it is shared); io bandwidth; images of

@@ -1,5 +1,6 @@
 """The command line of a machine made by bwrap: its file system, namespaces and limits; knows nothing of channels or processes."""
 
+import functools
 import hashlib
 import importlib.util
 import math
@@ -19,6 +20,8 @@ from .make_env import PLACE
 from .store import make_once
 
 SUPERVISOR = "/.supervisor"
+_KEPT = re.compile(r"/usr/lib(exec)?/(python\d|gcc|git-core|perl|.*-linux-gnu).*|/usr/share/perl.*")
+"""What commands need; packages in folders of a Python are masked apart."""
 ETC = {
     "passwd": "root:x:0:0::/:/bin/false\nagent:x:1000:1000::/home/agent:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
     "group": "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n",
@@ -109,12 +112,26 @@ def _system() -> list[str]:
             arguments += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             arguments += ["--ro-bind", str(path), str(path)]
-    return [*arguments, *_masks(Path("/usr")), "--proc", "/proc", "--dev", "/dev"]
+    return [*arguments, *_masks(Path("/usr"), *_with_packages()), "--proc", "/proc", "--dev", "/dev"]
 
 
-def _masks(prefix: Path) -> list[str]:
-    """Empty folders over the packages of a Python: a repository under test must not find them, nor the fixed release of itself."""
-    found = [path for kind in ("site-packages", "dist-packages") for path in sorted(prefix.glob(f"lib/python3*/{kind}"))]
+@functools.cache
+def _with_packages() -> tuple[Path, ...]:
+    """Folders of the host's programs that bring Python packages along (cloud tools, editors, wheels of a distribution): they would be
+    copies of what is under test, and no command of a machine needs them."""
+    places = [path for place in ("lib", "share", "libexec") if (Path("/usr") / place).is_dir() for path in (Path("/usr") / place).iterdir()]
+    return tuple(
+        path for path in sorted(places) if path.is_dir() and not path.is_symlink() and not _KEPT.fullmatch(str(path)) and _brings(path)
+    )
+
+
+def _brings(folder: Path) -> bool:
+    return any(name == "__init__.py" or name.endswith(".whl") for _, _, names in os.walk(folder) for name in names)
+
+
+def _masks(prefix: Path, *more: Path) -> list[str]:
+    """Empty folders over a Python's packages, and more: a repository under test must not find them, nor a fixed release of itself."""
+    found = [*more, *(path for kind in ("site-packages", "dist-packages") for path in sorted(prefix.glob(f"lib/python3*/{kind}")))]
     return [word for path in found for word in ("--size", "4096", "--perms", "0755", "--tmpfs", str(path), "--remount-ro", str(path))]
 
 

@@ -3,7 +3,7 @@
 A history becomes the base commit alone, under its own id: evaluation scripts check it out. What differs from it in the working tree (an
 image that was built in its repository) becomes one commit upon it, so that a diff holds only the agent's work. A new .git is filled with
 the objects of that one commit; nothing else of the old one is read, neither configuration nor references, and it is not opened by git.
-Then the proof (proof.py), in a machine that has never seen the old history. Both are done once for a tree and a secret: a sealed tree
+Then the proof (proof.py), in a machine that is new or wiped. Both are done once for a tree and a secret: a sealed tree
 lies in the store, and a tree that needed no sealing (make_tree's) has an empty folder there as the sign that it was proved.
 
 covered:     objects that cannot be reached, reflogs, packed references, alternates, remotes, stashes, ORIG_HEAD, FETCH_HEAD, notes, replace
@@ -27,6 +27,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from .base import WORKDIR, Backend, Image, Limits, ResourceExhausted, Sandbox, SandboxError
 from .desk import Desk, SealError, open_desk
+from .pool import Pool
 from .proof import prove_tree, search
 from .repo import ATTRIBUTES, COLLECT, CONFIG, WHEN
 from .store import home, make_once
@@ -38,6 +39,10 @@ KIND = "sealed"
 TREE = "tree.tar"
 JOBS = 4
 ATTEMPTS = 3
+REUSE = 50
+"""Trees that one machine sees, wiped in between."""
+COPIES = 8
+"""Of a tree, for which a machine has room: WORKDIR is half of its disk, and a sealed tree is packed in /tmp."""
 LIFE = 1800.0
 """Seconds that sealing and proving one tree may take in all."""
 PART = 32 << 20
@@ -88,6 +93,15 @@ _DATES = {"GIT_AUTHOR_DATE": f"{WHEN} +0000", "GIT_COMMITTER_DATE": f"{WHEN} +00
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    """Where it is done."""
+
+    backend: Backend
+    machines: Pool
+    drafts: Path
+
+
+@dataclass(frozen=True, slots=True)
 class _Shown:
     """A tree of which it is shown that it is sealed."""
 
@@ -123,62 +137,55 @@ async def sealed(backend: Backend, image: Image, secret: Secret) -> Image:
 
 async def seal_all(backend: Backend, wanted: Sequence[tuple[Image, Secret]], jobs: int = JOBS) -> list[Image | SandboxError]:
     """sealed() for many at once: in the same order, each one's image, or why it must not be used. An environment is searched once."""
-    room = asyncio.Semaphore(jobs)
     with tempfile.TemporaryDirectory(prefix=".sealing-", dir=home()) as drafts:
-
-        async def show(image: Image, secret: Secret) -> _Shown | SandboxError:
-            async with room:
-                return await _caught(partial(_show, backend, image, secret, Path(drafts)))
-
-        shown = await asyncio.gather(*(show(image, secret) for image, secret in wanted))
-        fresh = {one.key: one for one in shown if isinstance(one, _Shown) and one.traces is not None}
-        leaks: dict[str, SandboxError] = {}
-        for name in dict.fromkeys(one.image.name for one in fresh.values()):
-            leaks |= await _search(backend, [one for one in fresh.values() if one.image.name == name])
+        async with Pool(backend, Limits(), jobs, reuse=REUSE) as machines:
+            place = _Place(backend, machines, Path(drafts))
+            shown = await asyncio.gather(*(_caught(partial(_show, place, image, secret)) for image, secret in wanted))
+            fresh = {one.key: one for one in shown if isinstance(one, _Shown) and one.traces is not None}
+            leaks: dict[str, SandboxError] = {}
+            for name in dict.fromkeys(one.image.name for one in fresh.values()):
+                leaks |= await _search(place, [one for one in fresh.values() if one.image.name == name])
         for key in fresh.keys() - leaks.keys():
             await asyncio.to_thread(make_once, KIND, key, partial(_keep, fresh[key].draft))
     return [one if isinstance(one, SandboxError) else leaks.get(one.key) or _stored(one) for one in shown]
 
 
-async def _show(backend: Backend, image: Image, secret: Secret, drafts: Path) -> _Shown:
+async def _show(place: _Place, image: Image, secret: Secret) -> _Shown:
     """Prove a tree as it is, or else seal it and prove what came of that. The store spares both."""
     if not _ID.fullmatch(secret.base_commit):
         raise SealError(f"base commit {secret.base_commit!r}: 40 hex digits are needed")
-    identity = await backend.prepare(image.name)
-    image = replace(image, tree=image.tree or await backend.own_tree(image.name))
-    key = await asyncio.to_thread(_key, backend.name, identity, image, secret)
+    identity = await place.backend.prepare(image.name)
+    image = replace(image, tree=image.tree or await place.backend.own_tree(image.name))
+    key = await asyncio.to_thread(_key, place.backend.name, identity, image, secret)
     if (home() / KIND / key).is_dir():
         return _Shown(image, key, None)
     try:
-        return _Shown(image, key, await _in_machine(backend, image, lambda desk: prove_tree(desk, secret)))
+        return _Shown(image, key, await _in_machine(place, image, lambda desk: prove_tree(desk, secret)))
     except SealError:  # no sealed tree yet
-        draft = drafts / key
-        await _in_machine(backend, image, lambda desk: _seal_into(desk, secret.base_commit, draft))
-        traces = await _in_machine(backend, Image(image.name, draft), lambda desk: prove_tree(desk, secret))
+        draft = place.drafts / key
+        await _in_machine(place, image, lambda desk: _seal_into(desk, secret.base_commit, draft))
+        traces = await _in_machine(place, Image(image.name, draft), lambda desk: prove_tree(desk, secret))
         return _Shown(image, key, traces, draft)
 
 
-async def _search(backend: Backend, shown: Sequence[_Shown]) -> dict[str, SandboxError]:
+async def _search(place: _Place, shown: Sequence[_Shown]) -> dict[str, SandboxError]:
     """Look through one environment for the traces of all these; key -> what was found, or why nothing could be shown."""
     traces = [one.traces for one in shown if one.traces is not None]
-    found = await _caught(partial(_in_machine, backend, shown[0].image, lambda desk: search(desk, traces)))
+    found = await _caught(partial(_in_machine, place, shown[0].image, lambda desk: search(desk, traces)))
     if isinstance(found, SandboxError):
         return {one.key: found for one in shown}
     return {one.key: SealError(what) for one, what in zip(shown, found, strict=True) if what}
 
 
-async def _in_machine(backend: Backend, image: Image, work: Callable[[Desk], Awaitable[T]]) -> T:
-    """Do something at a desk of a new machine with room for several copies of its tree."""
+async def _in_machine(place: _Place, image: Image, work: Callable[[Desk], Awaitable[T]]) -> T:
+    """Do something at a desk of a machine as new, with room for several copies of its tree."""
     assert image.tree
-    room = 8 * (image.tree.stat().st_size >> 20)
-    machine = await backend.start(image, Limits(disk_mb=max(512, room), episode_seconds=LIFE))
+    room = COPIES * (image.tree.stat().st_size >> 20)
     try:
-        async with open_desk(machine) as desk:
+        async with place.machines.lease(image, Limits(disk_mb=max(512, room), episode_seconds=LIFE)) as machine, open_desk(machine) as desk:
             return await work(desk)
     except ResourceExhausted as error:
         raise SealError(f"{image.name}: its machine ended while it was sealed: {error}") from error
-    finally:
-        await machine.close()
 
 
 async def _caught(work: Callable[[], Awaitable[T]]) -> T | SandboxError:

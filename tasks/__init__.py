@@ -7,6 +7,7 @@ from .base import Outcome, Prediction, Suite, Task, Verdict
 from .environments import prepare_suite
 from .grade import grade, grade_untouched
 from .predictions import load_predictions, write_predictions
+from .sealing import seal_tasks
 from .store import load_suite, write_task
 from .toy import toy_suite
 from .validate import Validation, validate_suite
@@ -29,6 +30,7 @@ __all__ = [
     "prepare_suite",
     "read_verdicts",
     "regrade",
+    "seal_tasks",
     "toy_suite",
     "validate_suite",
     "write_logs",

@@ -34,6 +34,8 @@ class Task:
     """Paths that the gold patch touches."""
     requirements: tuple[str, ...] = ()
     """What /opt/env holds, pinned (`prepare_suite` makes it); empty where the image is complete."""
+    unusable: str = ""
+    """Why it must not be attempted (`seal_tasks`): its answer is within reach, or it could not be shown that it is not. "" where it may."""
 
 
 class Outcome(StrEnum):

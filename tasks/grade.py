@@ -49,6 +49,8 @@ class Evaluation:
 async def grade(machines: Backend | Pool, task: Task, patch: str, limits: Limits | None = None) -> Verdict:
     """Grade a patch from the patch alone, in a fresh sandbox; every ending is a Verdict, a machine that fails too (INFRA)."""
     started = time.monotonic()
+    if task.unusable:
+        return Verdict(task.instance_id, Outcome.INFRA, task.unusable)
     if not patch.strip():
         return Verdict(task.instance_id, Outcome.NO_PATCH, "nothing was changed")
     verdict = await _with_retries(machines, task, patch, _widen(limits or Limits(), task))
@@ -58,6 +60,8 @@ async def grade(machines: Backend | Pool, task: Task, patch: str, limits: Limits
 async def grade_untouched(machines: Backend | Pool, task: Task, limits: Limits | None = None) -> Verdict:
     """Run the tests on the base tree: what an agent that does nothing would get if its empty patch were run."""
     started = time.monotonic()
+    if task.unusable:
+        return Verdict(task.instance_id, Outcome.INFRA, task.unusable)
     verdict = await _with_retries(machines, task, "", _widen(limits or Limits(), task))
     return replace(verdict, seconds=time.monotonic() - started)
 

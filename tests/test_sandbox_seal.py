@@ -1,6 +1,8 @@
 """Sealing: a repository with every kind of remains, searched as an attacker would; planted copies of the fix; images with their own."""
 
+import io
 import os
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -9,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import WORKDIR, Image, Limits, SealError, Secret, diff, make_tree, seal, seal_all, sealed
+from sandbox import WORKDIR, Image, Limits, SandboxError, SealError, Secret, diff, make_tree, open_backend, seal, seal_all, sealed
+from sandbox.docker_images import RUN
+from sandbox.images import BASE
+from sandbox.own_repo import clean
+from sandbox.owner import owner
 from sandbox.store import home
 
 BASE_CODE = "import os\n\n\ndef add(a, b):\n    # adds\n    return a - b\n\n\ndef rest():\n    return os.name\n"
@@ -246,7 +252,10 @@ PLANTS = {
     "lines of it": ("{ echo x = 1; sed -n 4,9p /tmp/fixed; echo; } > /home/agent/notes", "lines of the fix in /home/agent/notes"),
     "with other ends of lines": ("sed 's/$/\\r/' /tmp/fixed > /home/agent/dos.py", "lines of the fix"),
     "a wheel": ("cd /tmp && mkdir pkg && cp fixed pkg/calc.py && python3 -m zipfile -c /home/agent/calc.whl pkg", "calc.whl"),
-    "an archive in an archive": ("cd /tmp && tar czf in.tgz fixed && python3 -m tarfile -c o.tar.bz2 in.tgz && mv o.tar.bz2 ~/out.bin; rm in.tgz", "out.bin"),
+    "an archive in an archive": (
+        "cd /tmp && tar czf in.tgz fixed && python3 -m tarfile -c o.tar.bz2 in.tgz && mv o.tar.bz2 ~/out.bin; rm in.tgz",
+        "out.bin",
+    ),
     "a cache of pip": ("mkdir -p ~/.cache/pip/http && echo anything > ~/.cache/pip/http/body", "/home/agent/.cache/pip/http/body"),
     "compiled alone": (
         "mkdir -p ~/lib/__pycache__ && cp /tmp/fixed ~/lib/calc.py && python3 -m compileall -q ~/lib && rm ~/lib/calc.py",
@@ -337,3 +346,116 @@ def test_the_looker_opens_archives_whatever_they_are_named(tmp_path):
     (tmp_path / "damaged").write_bytes(b"PK\3\4 no archive")
     query = look.Query(["two words\nthree"], [])
     assert look.look(query, [str(tmp_path)], []) == [(0, str(tmp_path / "a"))]
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Makes images that hold a repository in WORKDIR, as the official ones do; removed afterwards."""
+    made = []
+
+    def make(image: Image, name: str, more: str) -> str:
+        context = tmp_path / f"context{len(made)}"
+        context.mkdir()
+        shutil.copy(image.tree, context / "tree.tar")
+        (context / "Dockerfile").write_text(f"FROM {BASE}\nADD tree.tar {WORKDIR}/\n{more}\n")
+        made.append(name)
+        docker("build", "-q", "--network=none", "-t", name, str(context))
+        return name
+
+    yield make
+    for name in made:
+        docker("rmi", "-f", RUN + docker("inspect", "-f", "{{.Id}}", name).strip()[7:23], name)
+
+
+def docker(*words: str) -> str:
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.docker
+async def test_an_image_with_its_own_repository_is_sealed_before_it_is_started(build, hostile):
+    backend = open_backend("docker")
+    unfit = "mkfifo pipe && chmod 0 .gitignore && chmod u+s calc.py && mkdir shut && chmod 0 shut"
+    own_image = build(hostile[0], "greengrad/test-own-repository:1", f"RUN cd {WORKDIR} && {unfit}")
+    with pytest.raises(SandboxError, match="must be sealed"):
+        await started(backend, Image(own_image))
+    safe = await sealed(backend, Image(own_image), hostile[1])
+    assert created() == ""
+    machine = await started(backend, safe)
+    try:
+        assert (await machine.run(ATTACK)).text == "0\n"
+        assert await diff(machine, safe) == ""
+        await machine.run("echo mine = 1 >> calc.py; echo new > shut/new")
+        patch = await diff(machine, safe)
+        assert patch.count("diff --git") == 2 and "+mine = 1\n" in patch
+        await machine.run(f"git checkout {hostile[1].base_commit} -- calc.py")
+        assert (await machine.read(f"{WORKDIR}/calc.py")).decode() == BASE_CODE
+        assert (await machine.run("find . -perm /6000 -o -type p")).text == ""
+    finally:
+        await machine.close()
+    assert await sealed(backend, Image(own_image), hostile[1]) == safe
+
+
+@pytest.mark.docker
+async def test_an_image_with_a_fixed_copy_elsewhere_is_refused(build, plain):
+    """In a place that no machine covers: the image's own packages."""
+    place = "/usr/lib/python3/dist-packages/copy_of_it.py"
+    lines = "\\n".join(FIXED_CODE.replace('"', '\\"').split("\n"))
+    name = build(plain[0], "greengrad/test-leaky:1", f'RUN mkdir -p {Path(place).parent} && printf "{lines}" > {place}')
+    with pytest.raises(SealError, match=place):
+        await sealed(open_backend("docker"), Image(name), plain[1])
+
+
+@pytest.mark.docker
+async def test_an_image_without_a_repository_says_so(environment):
+    backend = open_backend("docker")
+    with pytest.raises(SandboxError, match="/testbed"):
+        await backend.own_tree(BASE)
+    assert created() == ""
+
+
+def created() -> str:
+    """Containers of this process that were made and never started."""
+    return docker("ps", "-aq", "--filter", f"label=greengrad.owner={owner()}", "--filter", "status=created")
+
+
+def archive(*members: tuple[str, bytes, str]) -> io.BytesIO:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, kind, link in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.mode, info.uid = kind, link, 0o6001, 7
+            tar.addfile(info)
+    out.seek(0)
+    return out
+
+
+def test_an_archive_of_a_repository_is_not_trusted():
+    for name, kind, link in (("../x", tarfile.REGTYPE, ""), ("/x", tarfile.REGTYPE, ""), ("x", tarfile.LNKTYPE, "../../etc/passwd")):
+        with pytest.raises(SandboxError, match="outside"):
+            clean(archive((name, kind, link)), io.BytesIO())
+    out = io.BytesIO()
+    clean(
+        archive(("./", tarfile.DIRTYPE, ""), ("./a", tarfile.REGTYPE, ""), ("./b", tarfile.CHRTYPE, ""), ("./c", tarfile.SYMTYPE, "/x")),
+        out,
+    )
+    out.seek(0)
+    with tarfile.open(fileobj=out) as tar:
+        found = {(member.name, oct(member.mode), member.uid) for member in tar}
+    assert found == {("a", "0o601", 0), ("c", "0o601", 0)}
+    with pytest.raises(SandboxError, match="damaged"):
+        clean(io.BytesIO(b"no archive" * 100), io.BytesIO())
+
+
+@pytest.mark.bubblewrap
+async def test_a_machine_made_of_the_host_brings_none_of_the_hosts_packages(image, limits):
+    machine = await open_backend("bubblewrap").start(image, limits)
+    try:
+        found = await machine.run(
+            "find /usr -name site-packages -prune -o -name __init__.py -print -o -name '*.whl' -print 2>/dev/null | grep -v /python3"
+        )
+        assert found.text == ""
+        assert (await machine.run("git --version && python3 -c 'import json' && tar --version && perl -v")).exit_code == 0
+    finally:
+        await machine.close()
