@@ -186,6 +186,9 @@ def main(asked: Path, answer: Path) -> None:
     query = Query(wanted["passages"], wanted["blobs"])
     known = look_at_commit(query, wanted["commit"]) if wanted["commit"] else set()
     found = look(query, wanted["roots"], wanted["skip"])
+    if wanted["commit"]:  # a message cannot be taken out without a change of the id
+        said = subprocess.run(["git", "cat-file", "commit", wanted["commit"]], stdout=subprocess.PIPE, check=True).stdout
+        found += [(what, "the message of the commit") for what in query.passages_in(said)]
     answer.write_text(json.dumps({"known": list(known), "found": found}))
 
 

@@ -6,6 +6,7 @@ by kind and place, never by its text, which would be the answer.
 
 covered:     .git: its files by name; config, attributes, HEAD, shallow by content; one branch, whose commits are the base and at most
              our baseline upon it; the packs' objects, each hashed anew, are those that this branch reaches, and no others.
+             Its other files are searched like those of the working tree; so is the base commit's message.
              The working tree: no difference to HEAD, no nested repository, none of the files that the test patch adds.
              Traces of gold and test patch (traces.py) that the base commit does not hold itself: nowhere in the working tree, nor in any
              file or archive that can be read in the machine (look.py); nothing at all in a cache of pip.
@@ -77,7 +78,7 @@ async def prove_tree(desk: Desk, secret: Secret) -> Traces:
     traces = await find_traces(desk, secret, dict.fromkeys((head, secret.base_commit)))
     if there := [path for path in traces.added if await _exists(desk, path)]:
         raise SealError(f"{WORKDIR} holds hidden tests: {', '.join(there[:3])}")
-    known, found = await _look(desk, traces, secret.base_commit, [WORKDIR], [f"{WORKDIR}/.git"])
+    known, found = await _look(desk, traces, secret.base_commit, [WORKDIR], [f"{WORKDIR}/.git/objects/pack"])
     if left := [(what, place) for what, place in found if what not in known]:
         raise SealError(f"{WORKDIR} holds the answer: {_told(left)}")
     return traces.without(known)

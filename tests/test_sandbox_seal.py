@@ -310,6 +310,26 @@ async def test_a_fixed_package_in_the_environment_is_found_for_its_task_alone(ba
     assert isinstance(bad, SealError) and "packaging/version.py" in str(bad) and line.strip() not in str(bad)
 
 
+async def test_a_tree_that_looks_sealed_may_not_hide_the_answer_beside_its_objects(backend, plain, tmp_path):
+    """In the index' extensions, in a file that git never reads, in the message of the base commit."""
+    image, secret = plain
+    for name in (".git/index", ".git/info/refs", ".git/objects/info/packs"):
+        folder = tmp_path / name.replace("/", "-")
+        with tarfile.open(image.tree) as tar:
+            tar.extractall(folder, filter="fully_trusted")
+        with (folder / name).open("ab") as file:
+            file.write(b"\n" + FIX.encode())
+        safe = await sealed(backend, Image(image.name, pack(folder, tmp_path / "t.tar")), secret)
+        assert safe.tree is not None and safe.tree.is_relative_to(home()) and b"EMBARGOED" not in safe.tree.read_bytes()
+    folder = tmp_path / "message"
+    base = small_repository(folder)
+    git(folder, "commit", "--amend", "-qm", f"base\n\n{FIX}")
+    with pytest.raises(SealError, match="the message of the commit"):
+        told = replace(secret, base_commit=git(folder, "rev-parse", "HEAD"))
+        await sealed(backend, Image(image.name, pack(folder, tmp_path / "t.tar")), told)
+    assert base
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -392,6 +412,7 @@ async def test_an_image_with_its_own_repository_is_sealed_before_it_is_started(b
         await machine.run(f"git checkout {hostile[1].base_commit} -- calc.py")
         assert (await machine.read(f"{WORKDIR}/calc.py")).decode() == BASE_CODE
         assert (await machine.run("find . -perm /6000 -o -type p")).text == ""
+        assert (await machine.run("umount -l /testbed || unshare -rm umount -l /testbed")).exit_code  # the image's own lies below it
     finally:
         await machine.close()
     assert await sealed(backend, Image(own_image), hostile[1]) == safe
