@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .artefacts import read_verdicts, regrade, write_logs, write_report
+from .audit import Auditor
 from .base import Outcome, Prediction, Suite, Task, Verdict
 from .environments import prepare_suite
 from .grade import grade, grade_untouched
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .build import build_suite
 
 __all__ = [
+    "Auditor",
     "Outcome",
     "Prediction",
     "Suite",

@@ -50,6 +50,17 @@ class Outcome(StrEnum):
     INFRA = "infra"
 
 
+class Evidence(StrEnum):
+    """What a verdict rests on."""
+
+    NONE = ""
+    """No test was run."""
+    WITNESSED = "witnessed"
+    """The log, and our plugin's signed record out of band that agrees with it."""
+    LOG_ONLY = "log_only"
+    """The log alone, which the process under test has printed: other runners than pytest, and environments that are not ours."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How a patch was graded, in a fresh sandbox, from the patch alone."""
@@ -67,6 +78,17 @@ class Verdict:
     """Test id -> status, as our own pytest plugin saw it, out of band; empty where none ran."""
     dropped: tuple[str, ...] = ()
     """Paths whose hunks were left out because they could decide the grade (tests, conftest.py, setup.cfg, *.pth ...)."""
+    kept: tuple[str, ...] = ()
+    """Such paths that were kept, because the gold patch of this task touches them."""
+    official: bool | None = None
+    """What the official harness says of the log, by its parser alone; None where no test was run."""
+    evidence: Evidence = Evidence.NONE
+    audited: bool = False
+    """Whether held-out variants of the tests were run (audit.py)."""
+    findings: tuple[str, ...] = ()
+    """What they showed; any makes the verdict SUSPECT."""
+    notes: tuple[str, ...] = ()
+    """What the patch's text looks like; decides nothing."""
 
     @property
     def reward(self) -> float | None:

@@ -21,7 +21,7 @@ from sandbox import Backend, Image, Pool, ResourceExhausted, Sandbox, SandboxErr
 
 from . import lineage
 from .base import Suite, Task
-from .grade import machine
+from .lease import machine
 from .mutate import Mutation, choose_mutations, find_mutations
 from .plant import LIMITS, Workshop, make_task
 from .recipe import Package, Recipe, load_recipe

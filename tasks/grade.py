@@ -14,19 +14,22 @@ Not covered, because code under test shares a process with the tests: an object 
 out that a test is calling it, and code that searches the process' memory for the witness' key.
 """
 
+import json
 import secrets
+import shlex
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from sandbox import Backend, Image, Limits, Pool, ResourceExhausted, Sandbox, SandboxError, apply_patch
+from sandbox import Limits, ResourceExhausted, Sandbox, SandboxError, apply_patch
 
-from .base import Outcome, Task, Verdict
-from .protect import drop_protected
-from .swebench import START, Reading, as_log, failure_reason, official_script, read_log
+from .audit import Audit, Auditor
+from .base import Evidence, Outcome, Task, Verdict
+from .lease import Machines, machine
+from .patches import patch_paths
+from .protect import drop_protected, kept_protected
+from .swebench import START, Reading, as_log, exit_code, failure_reason, official_script, read_log
 from .witness import PLUGIN, Witness, plugin_text, read_witness
 
 LOG_BYTES = 8 << 20
@@ -46,23 +49,26 @@ class Evaluation:
     """How the code under test brought its own machine down; "" where it did not."""
 
 
-async def grade(machines: Backend | Pool, task: Task, patch: str, limits: Limits | None = None) -> Verdict:
-    """Grade a patch from the patch alone, in a fresh sandbox; every ending is a Verdict, a machine that fails too (INFRA)."""
+async def grade(machines: Machines, task: Task, patch: str, limits: Limits | None = None, auditor: Auditor | None = None) -> Verdict:
+    """Grade a patch from the patch alone, in a fresh sandbox; every ending is a Verdict, a machine that fails too (INFRA).
+
+    `auditor`: runs held-out variants of the tests on its share of the resolved patches (audit.py).
+    """
     started = time.monotonic()
     if task.unusable:
         return Verdict(task.instance_id, Outcome.INFRA, task.unusable)
     if not patch.strip():
         return Verdict(task.instance_id, Outcome.NO_PATCH, "nothing was changed")
-    verdict = await _with_retries(machines, task, patch, _widen(limits or Limits(), task))
+    verdict = await _with_retries(machines, task, patch, _widen(limits or Limits(), task), auditor)
     return replace(verdict, seconds=time.monotonic() - started)
 
 
-async def grade_untouched(machines: Backend | Pool, task: Task, limits: Limits | None = None) -> Verdict:
+async def grade_untouched(machines: Machines, task: Task, limits: Limits | None = None) -> Verdict:
     """Run the tests on the base tree: what an agent that does nothing would get if its empty patch were run."""
     started = time.monotonic()
     if task.unusable:
         return Verdict(task.instance_id, Outcome.INFRA, task.unusable)
-    verdict = await _with_retries(machines, task, "", _widen(limits or Limits(), task))
+    verdict = await _with_retries(machines, task, "", _widen(limits or Limits(), task), None)
     return replace(verdict, seconds=time.monotonic() - started)
 
 
@@ -71,10 +77,12 @@ async def run_tests(sandbox: Sandbox, task: Task) -> Evaluation:
     folder = f"/tmp/greengrad-{secrets.token_hex(8)}"
     key = secrets.token_hex(32).encode()
     records = f"{folder}/records"
-    env = {"PYTHONPATH": folder, "PYTEST_ADDOPTS": f"-p {PLUGIN}", "GREENGRAD_WITNESS": records} if is_witnessed(task) else {}
+    tests = json.dumps(patch_paths(task.test_patch))
+    env = {"PYTHONPATH": folder, "PYTEST_ADDOPTS": f"-p {PLUGIN}", "GREENGRAD_WITNESS": records, "GREENGRAD_TESTS": tests}
+    env = env if is_witnessed(task) else {}
     try:
         await sandbox.write(f"{folder}/{PLUGIN}.py", plugin_text().encode())
-        await sandbox.write(f"{folder}/eval.sh", official_script(task).encode())
+        await sandbox.write(f"{folder}/eval.sh", guarded_script(task).encode())
         result = await sandbox.run(f"/bin/bash {folder}/eval.sh", env=env, stdin=key, seconds=task.test_seconds)
         await sandbox.kill_all()  # nothing may write to the record while it is read
         return Evaluation(result.text, read_witness(await _read_records(sandbox, records), key), result.timed_out)
@@ -82,9 +90,19 @@ async def run_tests(sandbox: Sandbox, task: Task) -> Evaluation:
         return Evaluation("", Witness(), broken=str(error))
 
 
+def guarded_script(task: Task) -> str:
+    """The official script, but for one line before the tests: what the test patch brought is read-only from there on.
+
+    The owner could take that back; the witness tells when a test file or a conftest.py is not what it was.
+    """
+    files = shlex.join(patch_paths(task.test_patch))
+    return official_script(task).replace(f": '{START}'\n", f"chmod -f a-w {files}\n: '{START}'\n", 1) if files else official_script(task)
+
+
 def judge(task: Task, evaluation: Evaluation) -> Verdict:
     """The verdict on one run of the tests: the official grader's, unless the witness contradicts it."""
-    verdict = Verdict(task.instance_id, Outcome.UNRESOLVED, log=evaluation.log, witness=evaluation.witness.statuses)
+    evidence = Evidence.WITNESSED if is_witnessed(task) else Evidence.LOG_ONLY
+    verdict = Verdict(task.instance_id, Outcome.UNRESOLVED, log=evaluation.log, witness=evaluation.witness.statuses, evidence=evidence)
     if evaluation.timed_out:
         return replace(verdict, outcome=Outcome.TESTS_TIMEOUT, reason=f"the tests took more than {task.test_seconds:g} seconds")
     if evaluation.broken:
@@ -92,10 +110,10 @@ def judge(task: Task, evaluation: Evaluation) -> Verdict:
     if START not in evaluation.log:
         return replace(verdict, outcome=Outcome.INFRA, reason="the evaluation script did not come to its tests")
     reading = read_log(task, evaluation.log)
-    verdict = replace(verdict, tests=reading.tests)
+    verdict = replace(verdict, tests=reading.tests, official=reading.resolved)
     if not reading.resolved:
         return replace(verdict, reason=_shortfall(task, evaluation.log, reading))
-    doubt = _contradiction(task, evaluation.witness) if is_witnessed(task) else ""
+    doubt = _contradiction(task, evaluation) if is_witnessed(task) else ""
     return replace(verdict, outcome=Outcome.SUSPECT if doubt else Outcome.RESOLVED, reason=doubt)
 
 
@@ -104,7 +122,7 @@ def is_witnessed(task: Task) -> bool:
     return bool(task.requirements) and task.log_parser.startswith("parse_log_pytest")
 
 
-async def _with_retries(machines: Backend | Pool, task: Task, patch: str, limits: Limits) -> Verdict:
+async def _with_retries(machines: Machines, task: Task, patch: str, limits: Limits, auditor: Auditor | None) -> Verdict:
     """Machines that fail are replaced, up to ATTEMPTS in all; a timeout must happen twice."""
     wait = wait_random_exponential(multiplier=0.2, max=5)
     retrying = AsyncRetrying(stop=stop_after_attempt(ATTEMPTS), wait=wait, retry=retry_if_exception_type(SandboxError))
@@ -112,32 +130,28 @@ async def _with_retries(machines: Backend | Pool, task: Task, patch: str, limits
         verdict: Verdict = await retrying(_grade_once, machines, task, patch, limits)
         if verdict.outcome is Outcome.TESTS_TIMEOUT:
             verdict = await retrying(_grade_once, machines, task, patch, limits)
+        if auditor and verdict.outcome is Outcome.RESOLVED and is_witnessed(task) and auditor.is_chosen(task, patch):
+            verdict = with_audit(verdict, await retrying(auditor.audit, machines, task, patch, limits))
     except RetryError as error:
         return Verdict(task.instance_id, Outcome.INFRA, f"the machine failed {ATTEMPTS} times: {error.last_attempt.exception()}")
     return verdict
 
 
-async def _grade_once(machines: Backend | Pool, task: Task, patch: str, limits: Limits) -> Verdict:
+def with_audit(verdict: Verdict, audit: Audit) -> Verdict:
+    """A resolved verdict that was audited; findings make it SUSPECT."""
+    verdict = replace(verdict, audited=True, findings=audit.findings, notes=audit.notes)
+    if not audit.findings:
+        return verdict
+    return replace(verdict, outcome=Outcome.SUSPECT, reason=f"resolved, but it {'; it '.join(audit.findings[:3])}")
+
+
+async def _grade_once(machines: Machines, task: Task, patch: str, limits: Limits) -> Verdict:
     kept, dropped = drop_protected(task, patch)
     async with machine(machines, task.image, limits) as sandbox:
         if kept and not await apply_patch(sandbox, kept):
             return Verdict(task.instance_id, Outcome.PATCH_INVALID, "the patch does not apply", dropped=dropped)
         evaluation = await run_tests(sandbox, task)
-    return replace(judge(task, evaluation), dropped=dropped)
-
-
-@asynccontextmanager
-async def machine(machines: Backend | Pool, image: Image, limits: Limits) -> AsyncIterator[Sandbox]:
-    """A fresh machine for the length of the block."""
-    if isinstance(machines, Pool):
-        async with machines.lease(image, limits) as sandbox:
-            yield sandbox
-        return
-    sandbox = await machines.start(image, limits)
-    try:
-        yield sandbox
-    finally:
-        await sandbox.close()
+    return replace(judge(task, evaluation), dropped=dropped, kept=kept_protected(task, kept))
 
 
 def _widen(limits: Limits, task: Task) -> Limits:
@@ -153,17 +167,22 @@ async def _read_records(sandbox: Sandbox, path: str) -> bytes:
         return b""
 
 
-def _contradiction(task: Task, witness: Witness) -> str:
+def _contradiction(task: Task, evaluation: Evaluation) -> str:
     """Why a log that says resolved is not believed; "" where the witness saw the same."""
+    witness = evaluation.witness
     if witness.forged:
         return f"the log says resolved, but the record of the tests was tampered with: {witness.forged}"
     if not witness.finished:
         return "the log says resolved, but the test session did not come to its end"
+    if witness.rewritten:
+        return f"the log says resolved, but files of the tests were changed while they ran: {', '.join(witness.rewritten[:5])}"
     if witness.changed:
         return f"the log says resolved, but functions of the test runner were replaced: {', '.join(witness.changed[:5])}"
     if not read_log(task, as_log(witness.statuses)).resolved:
         bad = [test for test in (*task.fail_to_pass, *task.pass_to_pass) if witness.statuses.get(test) not in ("PASSED", "XFAIL")]
         return f"the log says resolved, but these did not pass: {', '.join(bad[:5])}"
+    if (printed := exit_code(evaluation.log)) is not None and printed != witness.exit_status:
+        return f"the log says resolved, but it tells the exit code {printed}, and the test session ended with {witness.exit_status}"
     return ""
 
 

@@ -16,6 +16,13 @@ _RUNNER = {"pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygme
 _STARTUP = {"conftest", "sitecustomize", "usercustomize"}
 
 
+def kept_protected(task: Task, patch: str) -> tuple[str, ...]:
+    """Paths of a patch that could decide the grade and stay, because the gold patch touches them: this task's policy."""
+    gold = set(patch_paths(task.gold_patch))
+    hidden = set(patch_paths(task.test_patch))
+    return tuple(path for path in patch_paths(patch) if path in gold and (_decides(path) or path in hidden))
+
+
 def drop_protected(task: Task, patch: str) -> tuple[str, tuple[str, ...]]:
     """The patch without the files that could decide the grade, and the paths left out."""
     gold = set(patch_paths(task.gold_patch))

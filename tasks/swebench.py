@@ -5,6 +5,7 @@ docker and datasets), so it happens inside the functions.
 """
 
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,12 @@ def read_log(task: Task, log: str) -> Reading:
         tests, readable = get_logs_eval(spec, str(path))
         report = get_eval_report(spec, prediction, str(path), include_tests_status=True)
     return Reading(bool(report[task.instance_id]["resolved"]), bool(readable), dict(tests), report)
+
+
+def exit_code(log: str) -> int | None:
+    """The exit code of the tests as the official script printed it last; None where it did not."""
+    found = re.findall(r">>>>> Test Exit Code: (\d+)\s*$", log, re.MULTILINE)
+    return int(found[-1]) if found else None
 
 
 def as_log(statuses: dict[str, str]) -> str:

@@ -20,6 +20,10 @@ class Witness:
     """False where the run ended before its session did (os._exit, a kill)."""
     changed: tuple[str, ...] = ()
     """Functions of the runner that were replaced while the tests ran."""
+    rewritten: tuple[str, ...] = ()
+    """Hidden tests and conftest.py files that were not, at some moment, what they were before the code under test was loaded."""
+    exit_status: int = -1
+    """Of the session, as the runner told it; -1 where it did not come to its end."""
     forged: str = ""
     """What is wrong with the record itself: a line without our signature, a number missing."""
 
@@ -38,7 +42,14 @@ def read_witness(data: bytes, key: bytes) -> Witness:
             return Witness(_statuses(phases), forged=f"line {number + 1} of the record is not the plugin's")
         if "end" in record:
             extra = data.count(b"\n") != number + 1
-            return Witness(_statuses(phases), not extra, tuple(record["changed"]), "lines after the end of the record" if extra else "")
+            return Witness(
+                _statuses(phases),
+                finished=not extra,
+                changed=tuple(record["changed"]),
+                rewritten=tuple(record["rewritten"]),
+                exit_status=record["end"],
+                forged="lines after the end of the record" if extra else "",
+            )
         test = phases.setdefault(record["id"], {})
         test[record["when"]] = max(test.get(record["when"], record), record, key=_gravity)  # subtests report a phase again
     return Witness(_statuses(phases))

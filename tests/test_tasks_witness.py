@@ -25,7 +25,7 @@ def phase(when, outcome="passed", raised="", xfail=False, test="t.py::test_a"):
 
 
 def record(*phases, key=KEY, end=True):
-    rows = [*phases, {"end": 0, "changed": []}] if end else [*phases]
+    rows = [*phases, {"end": 0, "changed": [], "rewritten": []}] if end else [*phases]
     return b"".join(sign(number, row, key) for number, row in enumerate(rows))
 
 
@@ -42,7 +42,7 @@ STATUSES = {
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_statuses_are_those_that_pytest_prints(status):
-    assert read_witness(record(*STATUSES[status]), KEY) == Witness({"t.py::test_a": status}, finished=True)
+    assert read_witness(record(*STATUSES[status]), KEY) == Witness({"t.py::test_a": status}, finished=True, exit_status=0)
 
 
 def test_an_error_in_the_teardown_of_a_passing_test_is_an_error():
@@ -92,6 +92,11 @@ JUDGED = {
     "as the log says": (Witness(GOOD, True), Outcome.RESOLVED, ""),
     "never finished": (Witness(GOOD, False), Outcome.SUSPECT, "did not come to its end"),
     "the runner changed": (Witness(GOOD, True, ("_pytest.runner.x",)), Outcome.SUSPECT, "_pytest.runner.x"),
+    "a test file that was rewritten": (
+        Witness(GOOD, True, rewritten=("tests/t.py",)),
+        Outcome.SUSPECT,
+        "changed while they ran: tests/t.py",
+    ),
     "forged": (Witness(GOOD, True, forged="line 2 of the record"), Outcome.SUSPECT, "tampered with: line 2"),
     "a failure": (Witness(GOOD | {"t.py::b": "FAILED"}, True), Outcome.SUSPECT, "these did not pass: t.py::b"),
     "a test that never ran": (Witness({"t.py::b": "PASSED"}, True), Outcome.SUSPECT, "these did not pass: t.py::a"),

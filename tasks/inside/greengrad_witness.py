@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,9 +63,28 @@ def _fingerprint() -> dict[str, int]:
     return found
 
 
+def _contents(paths: set[str]) -> dict[str, str]:
+    """Path -> hash of those that are files."""
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if Path(path).is_file()}
+
+
 class _Witness:
-    def __init__(self, write: Write) -> None:
-        self.write, self.before = write, _fingerprint()
+    def __init__(self, write: Write, config: pytest.Config, tests: list[str]) -> None:
+        self.write, self.before, self.plugins = write, _fingerprint(), config.pluginmanager
+        self.paths = {*map(os.path.abspath, tests), *map(os.path.abspath, Path().rglob("conftest.py"))}
+        self.files, self.rewritten = _contents(self.paths), set[str]()
+
+    def look(self) -> None:
+        """Note which files are not what they were, and which conftest.py was loaded that was not there."""
+        loaded = {os.path.abspath(name) for name, plugin in self.plugins.list_name_plugin() if plugin and name.endswith("conftest.py")}
+        now = _contents(self.paths | loaded)
+        self.rewritten |= {path for path in {*now, *self.files} if now.get(path) != self.files.get(path)}
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_make_collect_report(self) -> Generator[None, Any, None]:
+        self.look()
+        yield  # a module is read and imported here
+        self.look()
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
@@ -83,9 +103,12 @@ class _Witness:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         now = _fingerprint()
-        self.write({"end": int(exitstatus), "changed": sorted(name for name, code in self.before.items() if now.get(name) != code)})
+        self.look()
+        changed = sorted(name for name, code in self.before.items() if now.get(name) != code)
+        self.write({"end": int(exitstatus), "changed": changed, "rewritten": sorted(self.rewritten)})
 
 
+_tests: list[str] = json.loads(os.environ.pop("GREENGRAD_TESTS", "[]"))
 _write = _open_channel()
 
 
@@ -93,5 +116,5 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the witness where there is a key, and forget the writer here."""
     global _write
     if _write is not None:
-        config.pluginmanager.register(_Witness(_write))
+        config.pluginmanager.register(_Witness(_write, config, _tests))
         _write = None
