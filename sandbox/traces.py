@@ -12,8 +12,8 @@ from typing import TypeVar
 from .desk import Desk, SealError
 
 GOLD_LINES, TEST_LINES = 3, 6
-"""Telling lines of an added run: a shorter one is everyday code. Of 6,300 runs in 1,100 fixes of SWE-bench, one was found by chance in
-76,000 files that do not belong to the package in question."""
+"""Telling lines of an added run: a shorter one is everyday code. Of the 6,300 changes in 1,100 rows of SWE-bench (Verified, Lite,
+Multilingual) none was found in 76,000 files of other packages; with 3 for tests as well, one was."""
 AROUND = 3
 """Lines of context that go with a change which is shorter than that."""
 LEAST_BYTES = 16
