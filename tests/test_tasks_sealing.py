@@ -18,7 +18,7 @@ from pipeline.prompt import ByteTemplate, Chat
 from pipeline.rollout import Rig, Slot, run_episode
 from pipeline.suite import validate
 from pipeline.types import Stop
-from sandbox import FakeBackend, FakeSandbox, Image, make_tree
+from sandbox import DyingSandbox, FakeBackend, FakeSandbox, Image, make_tree
 from sandbox.store import home
 from tasks import Outcome, Task, Verdict, grade, grade_untouched, load_suite, seal_tasks, toy_suite, write_task
 from tasks.patches import diff_text
@@ -57,6 +57,18 @@ async def test_a_task_whose_fix_is_installed_is_unusable_and_the_others_are_as_t
     ):
         assert (verdict.outcome, verdict.reward, verdict.reason) == (Outcome.INFRA, None, leaky.unusable)
     assert machines.started == []
+
+
+async def test_a_machine_that_fails_or_says_nothing_proves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("GREENGRAD_HOME", str(tmp_path / "home"))
+    (tmp_path / "tree.tar").write_bytes(b"")
+    task = replace(make_task("a"), image=Image("none", tmp_path / "tree.tar"))
+    dying = FakeBackend(lambda: DyingSandbox(1))
+    assert "the machine is gone" in (await seal_tasks(dying, [task]))[0].unusable
+    assert len(dying.started) == 3 and all(machine.closed for machine in dying.started)
+    assert "cannot be read" in (await seal_tasks(FakeBackend(), [task]))[0].unusable
+    assert "holds no repository" in (await seal_tasks(FakeBackend(), [make_task("b")]))[0].unusable
+    assert not (home() / "sealed").exists()
 
 
 def make_task(name: str, unusable: str = "") -> Task:
