@@ -133,6 +133,7 @@ def _eval(commands: "Commands[Parser]") -> Parser:
     parser.add_argument("--policy", required=True, metavar="gold|noop|script:FILE|model:DIR|URL", help="what acts")
     _out(parser)
     _jobs(parser)
+    _audit(parser)
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N tasks")
     parser.add_argument("--split", help="only tasks of this split")
     _sandbox(parser)
@@ -166,6 +167,7 @@ def _grade(commands: "Commands[Parser]") -> None:
     parser.add_argument("--predictions", type=Path, required=True, metavar="FILE", help=help_text)
     _out(parser)
     _jobs(parser)
+    _audit(parser)
     _sandbox(parser)
 
 
@@ -199,6 +201,10 @@ def _out(parser: Parser) -> None:
 
 def _jobs(parser: Parser) -> None:
     parser.add_argument("-j", "--jobs", type=_positive, metavar="N", help="sandboxes at once")
+
+
+def _audit(parser: Parser) -> None:
+    parser.add_argument("--audit", metavar="SHARE", help="share of the resolved patches whose tests are varied, 0 to 1 (default 1)")
 
 
 def _sandbox(parser: Parser) -> None:

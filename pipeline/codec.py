@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from tasks import Outcome, Verdict
+from tasks import Evidence, Outcome, Verdict
 
 from .types import Completion, Episode, Stop, ToolCall, Turn
 
@@ -106,7 +106,9 @@ def _verdict_fields(verdict: Verdict) -> dict[str, Any]:
 
 def _verdict(found: dict[str, Any]) -> Verdict:
     """JSON has no tuples and no enumerations; a field that was added since keeps its default."""
-    return Verdict(**{**found, "outcome": Outcome(found["outcome"]), "dropped": tuple(found["dropped"])})
+    tuples: dict[str, Any] = {name: tuple(found[name]) for name in ("dropped", "kept", "findings", "notes") if name in found}
+    enums: dict[str, Any] = {"outcome": Outcome(found["outcome"]), "evidence": Evidence(found.get("evidence", ""))}
+    return Verdict(**(found | tuples | enums))
 
 
 def _common_length(left: Sequence[int], right: Sequence[int]) -> int:

@@ -33,6 +33,8 @@ class TasksConfig(Section):
 
     suite: Path
     split: str = "train"
+    audit: float = Field(1.0, ge=0, le=1)
+    """Share of the resolved patches on which held-out variants of the tests are run (tasks/audit.py); what they find is suspect."""
     limit: int | None = Field(None, ge=1)
 
 

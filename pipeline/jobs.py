@@ -236,8 +236,9 @@ def conclude(results: "Results", out: Path) -> int:
 
 
 def sandbox_overrides(arguments: argparse.Namespace) -> list[str]:
-    """--sandbox and -j as keys of the configuration."""
+    """--sandbox, --audit and -j as keys of the configuration."""
     words = override("sandbox.backend", arguments.sandbox) if arguments.sandbox else []
+    words = [*words, *(override("tasks.audit", arguments.audit) if arguments.audit else [])]
     return [*words, *(override("sandbox.concurrency", arguments.jobs) if arguments.jobs else [])]
 
 

@@ -38,6 +38,10 @@ class Results:
     seconds: float
     """Wall time of the work, over all runs of the command."""
     outcomes: dict[str, int]
+    official: int = 0
+    """Resolved by the official harness' parser alone, on the same logs; it differs where a verdict is suspect."""
+    audited: int = 0
+    """Resolved patches on which held-out tests were run."""
 
     @property
     def rate(self) -> float:
@@ -48,7 +52,7 @@ class Results:
         """What a table shows of it."""
         per_second = 1 / self.seconds if self.seconds else 0.0
         return {
-            "resolved": f"{self.resolved}/{self.instances}",
+            "resolved": f"{self.resolved}/{self.instances}" + (f" (official: {self.official})" if self.official != self.resolved else ""),
             "rate (95 %)": f"{100 * self.rate:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})",
             "submitted": f"{100 * self.submitted:.0f} %",
             "turns": f"{self.turns:.1f}",
@@ -80,6 +84,8 @@ def summarise(policy: str, episodes: Sequence[Episode], seconds: float) -> Resul
         tool_calls=sum(turn.call is not None for turn in turns),
         seconds=seconds,
         outcomes={outcome.value: number for outcome, number in outcomes.items()},
+        official=sum(bool(episode.verdict and episode.verdict.official) for episode in episodes),
+        audited=sum(bool(episode.verdict and episode.verdict.audited) for episode in episodes),
     )
 
 
@@ -107,6 +113,6 @@ def load_results(folder: Path) -> Results | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Results(**{field.name: found[field.name] for field in fields(Results)})
-    except (json.JSONDecodeError, KeyError) as error:
+        return Results(**{field.name: found[field.name] for field in fields(Results) if field.name in found})
+    except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path}: not a summary of this version: {error}") from None

@@ -42,7 +42,7 @@ async def _play(config: Config, work: Sequence[Work], out: Path, title: str, ser
     with Journal(out) as journal:
         work = await prepare_work(config, work, out)
         log_file = out / "logs" / "vllm.log"
-        async with open_rig(config.sandbox, rollout, chat, context) as rig, open_actor(config, chat, log_file, served) as actor:
+        async with open_rig(config, rollout, chat, context) as rig, open_actor(config, chat, log_file, served) as actor:
             results = await evaluate_work(actor, work, rig, journal, title)
         await asyncio.to_thread(write_artefacts, out, results.policy, work, newest_episodes(journal, work))
     return results
@@ -55,7 +55,7 @@ async def grade_predictions(config: Config, tasks: Sequence[Task], predictions: 
     with Journal(out) as journal:
         check_same_patches(journal, patches)
         work = await prepare_work(config, work, out)
-        async with open_rig(config.sandbox, config.rollout, Chat(ByteTemplate()), 1) as rig:
+        async with open_rig(config, config.rollout, Chat(ByteTemplate()), 1) as rig:
 
             async def grade(task: Task, name: str) -> Episode:
                 verdict = await rig.grade(task, patches[task.instance_id])

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from sandbox import Pool, diff
-from tasks import grade
+from tasks import Auditor, grade
 
 from .actor import choose_tasks, open_chat, open_machines, prepare_machines
-from .config import Config, RolloutConfig, SandboxConfig
+from .config import Config, RolloutConfig
 from .learner import DeepSpeedLearner
 from .orders import LearnerSetup
 from .policy import start_policy
@@ -27,8 +27,9 @@ SPARE_SECONDS = 120.0
 
 
 @asynccontextmanager
-async def open_rig(sandbox: SandboxConfig, rollout: RolloutConfig, chat: Chat, context: int) -> AsyncIterator[Rig]:
+async def open_rig(config: Config, rollout: RolloutConfig, chat: Chat, context: int) -> AsyncIterator[Rig]:
     """Machines and graders: what an episode is made with, whoever acts."""
+    sandbox = config.sandbox
     limits = replace(sandbox.limits, episode_seconds=sandbox.episode_seconds + SPARE_SECONDS)
     backend = open_machines(sandbox)
     acting = Pool(backend, limits, sandbox.concurrency, ahead=1, reuse=sandbox.reuse)
@@ -38,7 +39,7 @@ async def open_rig(sandbox: SandboxConfig, rollout: RolloutConfig, chat: Chat, c
             chat=chat,
             machines=machines,
             diff=diff,
-            grade=partial(grade, graders, limits=limits),
+            grade=partial(grade, graders, limits=limits, auditor=Auditor(config.tasks.audit)),
             rollout=rollout,
             context=context,
             command_seconds=sandbox.command_seconds,
@@ -63,7 +64,7 @@ async def open_world(config: Config, run: Path, served: Policy | None = None) ->
     tasks = (await prepare_machines(config.sandbox, config.tasks.suite, choose_tasks(config.tasks, config.tasks.split))).usable()
     chat = open_chat(config)
     async with AsyncExitStack() as stack:
-        rig = await stack.enter_async_context(open_rig(config.sandbox, config.rollout, chat, config.model.context if config.model else 0))
+        rig = await stack.enter_async_context(open_rig(config, config.rollout, chat, config.model.context if config.model else 0))
         policy = served or await start_policy(config, chat.template, run / "logs" / "vllm.log")
         if served is None:
             stack.push_async_callback(policy.close)

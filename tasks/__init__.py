@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from .artefacts import read_verdicts, regrade, write_logs, write_report
 from .audit import Auditor
-from .base import Outcome, Prediction, Suite, Task, Verdict
+from .base import Evidence, Outcome, Prediction, Suite, Task, Verdict
 from .environments import prepare_suite
 from .grade import grade, grade_untouched
 from .predictions import load_predictions, write_predictions
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Auditor",
+    "Evidence",
     "Outcome",
     "Prediction",
     "Suite",

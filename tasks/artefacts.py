@@ -16,11 +16,12 @@ from typing import Any
 
 from sandbox import Image
 
-from .base import Outcome, Prediction, Suite, Task, Verdict
+from .base import Evidence, Outcome, Prediction, Suite, Task, Verdict
 from .predictions import write_predictions
 from .swebench import START, dump_json, failure_reason, official_script, read_log
 
 _KEPT = ("instance_id", "repo", "version", "base_commit", "log_parser", "eval_type", "test_seconds")
+_TUPLES = ("dropped", "kept", "findings", "notes")
 
 
 def write_report(out: Path, verdicts: Sequence[Verdict], predictions: Sequence[Prediction], suite: Suite) -> Path:
@@ -73,7 +74,7 @@ def regrade(out: Path) -> tuple[Verdict, ...]:
 
 
 def instance_report(task: Task, verdict: Verdict) -> dict[str, Any]:
-    """The official report.json of one instance; a SUSPECT is not resolved there, and says so."""
+    """The official report.json of one instance; a SUSPECT is not resolved there, and says so. official_resolved: the harness' own word."""
     if START in verdict.log and verdict.outcome in (Outcome.RESOLVED, Outcome.UNRESOLVED, Outcome.SUSPECT):
         report = read_log(task, verdict.log).report
     else:
@@ -88,13 +89,16 @@ def instance_report(task: Task, verdict: Verdict) -> dict[str, Any]:
         }
     if verdict.outcome is Outcome.SUSPECT:
         report[task.instance_id] |= {"resolved": False, "suspect": verdict.reason}
+    if verdict.official is not None:
+        report[task.instance_id] |= {"official_resolved": verdict.official, "evidence": verdict.evidence.value}
     return report
 
 
 def summary(verdicts: Sequence[Verdict], predictions: Sequence[Prediction], instances: Sequence[str]) -> dict[str, Any]:
-    """The run report: the official schema (version 2), and suspect_ids.
+    """The run report: the official schema (version 2), and lists of ours: suspect, official_resolved, log_only, audited.
 
-    As there, an infrastructure failure stays in the denominator: its id is in error_ids as well.
+    As there, an infrastructure failure stays in the denominator: its id is in error_ids as well. official_resolved_ids are what the
+    official harness' parser says of the same logs; audit_findings holds what held-out tests showed (audit.py), by instance.
     """
     by_outcome = {outcome: sorted(v.instance_id for v in verdicts if v.outcome is outcome) for outcome in Outcome}
     submitted = sorted(item.instance_id for item in predictions)
@@ -114,11 +118,16 @@ def summary(verdicts: Sequence[Verdict], predictions: Sequence[Prediction], inst
         "ambiguous_failure": list(reasons),
         "error": [*by_outcome[Outcome.PATCH_INVALID], *by_outcome[Outcome.INFRA]],
         "suspect": by_outcome[Outcome.SUSPECT],
+        "official_resolved": [v.instance_id for v in verdicts if v.official],
+        "log_only": [v.instance_id for v in verdicts if v.evidence is Evidence.LOG_ONLY],
+        "audited": [v.instance_id for v in verdicts if v.audited],
     }
     reasons |= {v.instance_id: v.reason for v in verdicts if v.outcome is Outcome.INFRA}
     counts = {f"{name}_instances": len(ids) for name, ids in lists.items() if name != "incomplete"}
     ids = {f"{name}_ids": sorted(ids) for name, ids in lists.items()}
-    return {"total_instances": len(instances), **counts, **ids, "failure_reasons": dict(sorted(reasons.items())), "schema_version": 2}
+    findings = {v.instance_id: list(v.findings) for v in verdicts if v.findings}
+    told = {"failure_reasons": dict(sorted(reasons.items())), "audit_findings": findings}
+    return {"total_instances": len(instances), **counts, **ids, **told, "schema_version": 2}
 
 
 def _rewrite_summary(out: Path, verdicts: Sequence[Verdict]) -> None:
@@ -135,15 +144,18 @@ def _again(task: Task, verdict: Verdict) -> Verdict:
     if START not in verdict.log or verdict.outcome not in (Outcome.RESOLVED, Outcome.UNRESOLVED, Outcome.SUSPECT):
         return verdict
     reading = read_log(task, verdict.log)
+    verdict = replace(verdict, tests=reading.tests, official=reading.resolved)
     if reading.resolved and verdict.outcome is Outcome.SUSPECT:
-        return replace(verdict, tests=reading.tests)
-    return replace(verdict, tests=reading.tests, outcome=Outcome.RESOLVED if reading.resolved else Outcome.UNRESOLVED)
+        return verdict
+    return replace(verdict, outcome=Outcome.RESOLVED if reading.resolved else Outcome.UNRESOLVED)
 
 
 def _results(task: Task, verdict: Verdict) -> dict[str, Any]:
-    kept = {"outcome": verdict.outcome.value, "reason": verdict.reason, "seconds": verdict.seconds, "dropped": list(verdict.dropped)}
     lists = {"FAIL_TO_PASS": list(task.fail_to_pass), "PASS_TO_PASS": list(task.pass_to_pass)}
-    return {**{name: getattr(task, name) for name in _KEPT}, **lists, **kept, "tests": verdict.tests, "witness": verdict.witness}
+    found: dict[str, Any] = {"outcome": verdict.outcome.value, "reason": verdict.reason, "seconds": verdict.seconds}
+    found |= {"official": verdict.official, "evidence": verdict.evidence.value, "audited": verdict.audited}
+    found |= {name: list(getattr(verdict, name)) for name in _TUPLES}
+    return {**{name: getattr(task, name) for name in _KEPT}, **lists, **found, "tests": verdict.tests, "witness": verdict.witness}
 
 
 def _task(results: dict[str, Any]) -> Task:
@@ -170,7 +182,10 @@ def _verdict(folder: Path, results: dict[str, Any]) -> Verdict:
         seconds=results["seconds"],
         log=log.read_text(encoding="utf-8", errors="replace") if log.exists() else "",
         witness=results["witness"],
-        dropped=tuple(results["dropped"]),
+        official=results.get("official"),
+        evidence=Evidence(results.get("evidence", "")),
+        audited=results.get("audited", False),
+        **{name: tuple(results.get(name, ())) for name in _TUPLES},
     )
 
 

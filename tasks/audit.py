@@ -54,7 +54,8 @@ class Auditor:
 
     share: float = 1.0
     """0 none, 1 all; which ones depends on the task and the patch alone."""
-    _gold: dict[str, "asyncio.Task[Outcomes]"] = field(default_factory=dict)
+    _gold: dict[str, Outcomes] = field(default_factory=dict)
+    _turn: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     def is_chosen(self, task: Task, patch: str) -> bool:
         """Whether this patch is in the share. The gold patch itself has nothing to be compared with."""
@@ -63,9 +64,10 @@ class Auditor:
 
     async def audit(self, machines: Machines, task: Task, patch: str, limits: Limits) -> Audit:
         """Run the variants with the patch, and once with the gold patch (SandboxError where a machine fails)."""
-        if task.instance_id not in self._gold or self._gold[task.instance_id].cancelled() or _failed(self._gold[task.instance_id]):
-            self._gold[task.instance_id] = asyncio.ensure_future(_run_variants(machines, task, task.gold_patch, limits))
-        gold = await asyncio.shield(self._gold[task.instance_id])
+        async with self._turn.setdefault(task.instance_id, asyncio.Lock()):
+            if task.instance_id not in self._gold:
+                self._gold[task.instance_id] = await _run_variants(machines, task, task.gold_patch, limits)
+        gold = self._gold[task.instance_id]
         found = compare(gold, await _run_variants(machines, task, patch, limits))
         if found:  # what happens once may be a flaky test
             found = tuple(set(found) & set(compare(gold, await _run_variants(machines, task, patch, limits))))
@@ -78,10 +80,6 @@ def compare(gold: Outcomes, patch: Outcomes) -> tuple[str, ...]:
     right = [test for test, status in gold.renamed.items() if status in GOOD and patch.renamed and patch.renamed.get(test) not in GOOD]
     told = [f"passes {test} also where what it expects is changed" for test in wrong]
     return (*told, *(f"fails {test}, which only has another name than before" for test in right))
-
-
-def _failed(task: "asyncio.Task[Outcomes]") -> bool:
-    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 async def _run_variants(machines: Machines, task: Task, patch: str, limits: Limits) -> Outcomes:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sandbox import Limits
-from tasks import Outcome, Prediction, Verdict, grade, read_verdicts, regrade, toy_suite, write_report
+from tasks import Evidence, Outcome, Prediction, Verdict, grade, read_verdicts, regrade, toy_suite, write_report
 from tasks.patches import diff_text
 from tasks.swebench import as_log, instance_row, read_log
 
@@ -52,12 +52,15 @@ async def test_verdicts_reports_and_regrading_equal_the_official_functions(backe
         theirs = official(task, patch, (folder / "test_output.txt").read_text(), tmp_path)[task.instance_id]
         assert theirs["resolved"] is (verdict.outcome in (Outcome.RESOLVED, Outcome.SUSPECT)), name
         ours = json.loads((folder / "report.json").read_text())[task.instance_id]
+        assert (ours.pop("official_resolved"), ours.pop("evidence")) == (theirs["resolved"], "witnessed")
         assert ours == theirs or (verdict.outcome is Outcome.SUSPECT and ours | {"resolved": True} == theirs | {"suspect": verdict.reason})
         assert (folder / "patch.diff").read_text() == patch and ">>>>> Test Exit Code" in (folder / "eval.sh").read_text()
         before = {path: path.read_text() for path in sorted(out.rglob("*")) if path.is_file()}
         assert read_verdicts(out) == regrade(out) == (verdict,)
         assert {path: path.read_text() for path in before} == before
-    assert json.loads((tmp_path / "a forgery" / "report.json").read_text())["suspect_ids"] == [task.instance_id]
+    report = json.loads((tmp_path / "a forgery" / "report.json").read_text())
+    assert report["suspect_ids"] == report["official_resolved_ids"] == [task.instance_id]
+    assert (report["resolved_ids"], report["log_only_ids"]) == ([], [])
 
 
 def test_regrading_follows_the_log(toys, tmp_path):
@@ -115,9 +118,38 @@ async def test_the_run_report_has_the_official_schema(toys, tmp_path, monkeypatc
         ).read_text()
     )
     assert {key: ours[key] for key in theirs} == theirs
-    assert set(ours) - set(theirs) == {"suspect_ids", "suspect_instances"}
+    lists = ("suspect", "official_resolved", "log_only", "audited")
+    assert set(ours) - set(theirs) == {"audit_findings", *(f"{name}_{what}" for name in lists for what in ("ids", "instances"))}
 
 
 async def test_a_foreign_parser_is_refused_by_name(toys):
     with pytest.raises(ValueError, match="parse_log_nothing"):
         read_log(replace(toys.tasks[0], log_parser="parse_log_nothing"), "")
+
+
+async def test_a_verdict_of_an_audit_and_one_by_the_log_alone_say_so(toys, tmp_path):
+    task, forged = (
+        toys.tasks[0],
+        diff_text(
+            "calc.py",
+            BUG,
+            "class Any:\n    def __eq__(self, other):\n        return True\n\n\ndef add(a, b):\n    return Any()\n"
+            + BUG[BUG.index("\n\ndef") :],
+        ),
+    )
+    verdict = Verdict(
+        task.instance_id,
+        Outcome.SUSPECT,
+        "it passes x",
+        official=True,
+        evidence=Evidence.WITNESSED,
+        audited=True,
+        findings=("x",),
+        kept=("y",),
+    )
+    other = Verdict(toys.tasks[1].instance_id, Outcome.RESOLVED, official=True, evidence=Evidence.LOG_ONLY)
+    predictions = [Prediction(one.instance_id, "m", forged) for one in (verdict, other)]
+    report = json.loads(write_report(tmp_path, [verdict, other], predictions, toys).read_text())
+    assert report["audited_ids"] == report["suspect_ids"] == [task.instance_id] and report["audit_findings"] == {task.instance_id: ["x"]}
+    assert report["log_only_ids"] == [other.instance_id] == report["resolved_ids"]
+    assert read_verdicts(tmp_path) == (verdict, other)
