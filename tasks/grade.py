@@ -6,12 +6,19 @@ How a patch might decide its own grade, and what stops it:
                                                  modules that shadow pytest or the standard library, entry points (*.dist-info),
                                                  .git*, the task's tests and what lies beside them, files that the tests would add
   in eval.sh (script.py)                         no plugin autoload, no addopts of the repository, no captured output in the log
+  read-only from the tests' start (guarded_script)   the files of the test patch
   found by the witness (witness.py), a plugin    code under test that prints PASSED lines or an END marker, ends the process with
   of ours with signed records out of band;       status 0 before or after the report, rewrites reports in a hook, replaces
-  a resolved log that it contradicts is SUSPECT  functions of the runner
+  a resolved log that it contradicts is SUSPECT  functions of the runner, changes a test file or adds a conftest.py; declared tests
+                                                 that did not run; an exit code that the log tells otherwise
+  found by the audit (audit.py), tests that      what code can do that shares a process with its tests: an object that is equal to
+  must fail and still pass, on a share of the    everything, a caller that is recognised, a stolen key, a runner patched and put back,
+  resolved patches; SUSPECT as well              tests whose bodies are swapped, failures that are called expected
 
-Not covered, because code under test shares a process with the tests: an object whose __eq__ is always true, source that finds
-out that a test is calling it, and code that searches the process' memory for the witness' key.
+The plugin is named with -p by its module, out of a folder that nobody else can know, which leaves the path at once: pytest takes no path
+there. Verdicts of other runners rest on the log alone and say so (Evidence.LOG_ONLY). The official harness' word stays beside ours.
+
+Not covered: a patch that recognises the audit's variants as such; whatever an agent writes into the code that is not tested.
 """
 
 import json

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 PLUGIN = "greengrad_witness"
+_SHAPES = ({"id", "when", "raised", "outcome", "xfail"}, {"end", "changed", "rewritten"})
+"""What a record holds: a phase of a test, and the end. One with another shape was signed by somebody else with our key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def read_witness(data: bytes, key: bytes) -> Witness:
     phases: dict[str, dict[str, dict[str, Any]]] = {}
     for number, line in enumerate(data.splitlines()):
         record = _verify(line, key)
-        if record is None or record.pop("n") != number:
+        if record is None or record.pop("n", -1) != number or set(record) not in _SHAPES:
             return Witness(_statuses(phases), forged=f"line {number + 1} of the record is not the plugin's")
         if "end" in record:
             extra = data.count(b"\n") != number + 1

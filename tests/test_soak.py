@@ -29,6 +29,7 @@ from pipeline.types import Episode, Policy, ToolCall
 from sandbox import Backend, Limits, Pool, channel, diff
 from sandbox import docker as docker_module
 from sandbox.docker import Docker
+from sandbox.store import home
 from tasks import Outcome, Task, grade, toy_suite
 from tests.daemons import Daemon
 
@@ -93,6 +94,7 @@ class Traces:
     descriptors: int
     threads: int
     disk_mb: int
+    """Of the store: other programs write to this disk as well."""
 
     @staticmethod
     def now() -> "Traces":
@@ -105,7 +107,7 @@ class Traces:
             children=len(told("pgrep", "-P", str(os.getpid()))),
             descriptors=len(os.listdir("/proc/self/fd")),
             threads=len(os.listdir("/proc/self/task")),
-            disk_mb=shutil.disk_usage("/").used >> 20,
+            disk_mb=sum(path.lstat().st_size for path in home().rglob("*")) >> 20,
         )
 
 

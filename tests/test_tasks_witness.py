@@ -72,6 +72,8 @@ TAMPERED = {
     "lines that change places": b"".join(reversed(record(*PASSED).splitlines(True))),
     "a line after the end": record(*PASSED) + sign(4, phase("call")),
     "no signature": b"{}\n",
+    "an end of another shape": sign(0, {"end": 0, "changed": []}),
+    "a signed line without a number": b"".join(record(*PASSED, end=False).splitlines(True)) + sign(3, {"id": "t.py::b"}),
     "noise": b"\xff\x00 \n",
 }
 
