@@ -1,9 +1,10 @@
 """A pytest plugin that runs inside the grading sandbox and reports every test out of band; imports nothing of ours.
 
-The grader loads it with `-p` before any code under test, hands it a key on stdin and compares its records with the printed log.
-Each record is one signed, numbered line, so that records cannot be added, changed or removed without the key. It reads what a
-test raised from the runner's own CallInfo, not from the report that hooks may rewrite, and says at the end which functions of
-the runner were replaced meanwhile. Code under test that searches this process for the key is not stopped by this.
+The grader loads it with `-p`, hands it a key on stdin and compares its records with the printed log. It looks at the runner and at the
+test files before any conftest.py is loaded, because that may import code under test already. Each record is one signed, numbered
+line, so that records cannot be added, changed or removed without the key. It reads what a test raised from the runner's own
+CallInfo, not from the report that hooks may rewrite, and says at the end which functions of the runner were replaced meanwhile, and
+which test files or conftest.py were, at some moment, others. Code under test that searches this process for the key is not stopped by this.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import hmac
 import json
 import os
 import sys
+import unittest.case  # noqa: F401  (watched, so it must be there before code under test is)
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -112,9 +114,12 @@ _tests: list[str] = json.loads(os.environ.pop("GREENGRAD_TESTS", "[]"))
 _write = _open_channel()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the witness where there is a key, and forget the writer here."""
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Register the witness where there is a key, and forget the writer here: before a conftest.py, which may import code under test.
+
+    Not `tryfirst`: what pytest replaces of itself (its legacypath plugin) is done by then.
+    """
     global _write
     if _write is not None:
-        config.pluginmanager.register(_Witness(_write, config, _tests))
+        early_config.pluginmanager.register(_Witness(_write, early_config, _tests))
         _write = None
