@@ -181,7 +181,7 @@ def command_line(pid: int) -> str:
 
 def places_of(owner: int) -> list[str]:
     """Control groups and containers of a process."""
-    groups = [str(path) for path in Path("/sys/fs/cgroup").rglob("greengrad-*")]
+    groups = [f"{top}/{name}" for top, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.startswith("greengrad-")]
     listed = ["docker", "ps", "-a", "--format", '{{.Label "greengrad.owner"}} {{.Names}}']
     containers = subprocess.run(listed, capture_output=True, text=True, timeout=60, check=False).stdout if shutil.which("docker") else ""
     return [name for name in (*groups, *containers.splitlines()) if f".{owner}." in name]
