@@ -5,25 +5,26 @@ that is equal to everything, a caller that is recognised, a runner that is patch
 variants.py has both kinds. A variant counts only where the gold patch behaves on it as a true fix must, so an odd test makes no
 false alarm. What is found makes the verdict SUSPECT. detect.py's notes on the patch's text are recorded beside and decide nothing.
 
-covered:     tests of pytest tasks in environments of ours (those that are witnessed), on a share of the resolved patches.
-not covered: a patch that recognises the variants as such; hidden tests whose expectations are all of a kind that cannot be changed.
+covered:     pytest tasks in environments of ours (those that are witnessed) whose test patch adds files; a share of the resolved patches.
+not covered: source that holds a table of right answers for the tests that it has guessed; tests without an expectation that can be changed.
 """
 
 import asyncio
 import hashlib
-import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from sandbox import Limits, ResourceExhausted, Sandbox, apply_patch
+from sandbox import Limits, apply_patch
 
 from .base import Task
 from .detect import notes
+from .evaluation import run_tests
 from .lease import Machines, machine
-from .patches import patch_paths
+from .patches import diff_text, split_patch
 from .protect import drop_protected
-from .swebench import END, START, official_script, read_log
+from .script import PYTEST
+from .swebench import read_log
 from .variants import negated, new_name, renamed
 
 NAMES = "-o python_files=check*.py -o python_functions=check* -o python_classes=Check*"
@@ -75,76 +76,74 @@ class Auditor:
 
 
 def compare(gold: Outcomes, patch: Outcomes) -> tuple[str, ...]:
-    """One line for each test on which the patch does what no true fix does; `gold` tells which variants are fit for that."""
-    wrong = [test for test, status in gold.negated.items() if status not in GOOD and patch.negated.get(test) in GOOD]
-    right = [test for test, status in gold.renamed.items() if status in GOOD and patch.renamed and patch.renamed.get(test) not in GOOD]
-    told = [f"passes {test} also where what it expects is changed" for test in wrong]
-    return (*told, *(f"fails {test}, which only has another name than before" for test in right))
+    """One line for each test on which the patch does what no true fix does; `gold` tells which variants are fit for that.
+
+    No result counts as well: a patch that is resolved runs these very lines, so it cannot end the process only here.
+    """
+    told = []
+    for test in (test for test, status in gold.negated.items() if status not in GOOD):
+        status = patch.negated.get(test)
+        if status is None or status in GOOD:
+            told.append(f"{'passes' if status else 'gives no result for'} {test} where what it expects is changed")
+    bad = [test for test, status in gold.renamed.items() if status in GOOD and patch.renamed.get(test) not in GOOD]
+    return (*told, *(f"fails {test}, which only has another name than before" for test in bad))
 
 
 async def _run_variants(machines: Machines, task: Task, patch: str, limits: Limits) -> Outcomes:
+    changed, other = negated_task(task), renamed_task(task)
+    return Outcomes(await _statuses(machines, task, changed, patch, limits), await _statuses(machines, task, other, patch, limits))
+
+
+async def _statuses(machines: Machines, task: Task, variant: Task | None, patch: str, limits: Limits) -> dict[str, str]:
+    """Graded as any patch is, in a fresh machine and with the witness, so that nothing but the tests' text tells the two apart."""
+    if variant is None:
+        return {}
     kept, _ = drop_protected(task, patch)
     async with machine(machines, task.image, limits) as sandbox:
-        try:
-            if not await apply_patch(sandbox, kept):
-                return Outcomes({}, {})
-            sources = await _lay_tests(sandbox, task)
-            return Outcomes(await _run(sandbox, task, _negated(sources)), await _run(sandbox, task, _renamed(sources), NAMES))
-        except (ResourceExhausted, OSError):  # code that breaks its machine or its tree shows nothing here; it was resolved without that
-            return Outcomes({}, {})
+        if not await apply_patch(sandbox, kept):
+            return {}
+        evaluation = await run_tests(sandbox, variant)
+    return dict(read_log(variant, evaluation.log).tests)
 
 
-async def _lay_tests(sandbox: Sandbox, task: Task) -> dict[str, str]:
-    """Put the hidden tests into the tree, as the evaluation does, and read them: path -> source of the Python files among them."""
-    await _bash(sandbox, _cut(official_script(task))[0], task.test_seconds)
-    sources = {}
-    for path in patch_paths(task.test_patch):
-        if path.endswith(".py"):
-            try:
-                sources[path] = (await sandbox.read(f"/testbed/{path}")).decode("utf-8", "replace")
-            except OSError:
-                continue
-    return sources
+def negated_task(task: Task) -> Task | None:
+    """The task with other expectations in its hidden tests; None where it brings no new Python file that can be changed."""
+    return _with_tests(task, {path: (path, text) for path, source in _sources(task).items() if (text := negated(source))})
 
 
-def _negated(sources: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Path -> the path of its variant (the same) and its text."""
-    return {path: (path, text) for path, source in sources.items() if (text := negated(source))}
-
-
-def _renamed(sources: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+def renamed_task(task: Task) -> Task | None:
+    """The task with other names in its hidden tests, and with options that find them."""
     found = {}
-    for path, source in sources.items():
+    for path, source in _sources(task).items():
         place = PurePosixPath(path)
-        other = str(place.with_name(new_name(place.name) if place.name.startswith("test") else f"check_{place.name}"))
+        name = new_name(place.name) if place.name.startswith("test") else f"check_{place.name}"
         if text := renamed(source):
-            found[path] = (other, text)
+            found[path] = (str(place.with_name(name)), text)
+    variant = _with_tests(task, found)
+    return variant and replace(variant, eval_script=variant.eval_script.replace(f"{PYTEST} ", f"{PYTEST} {NAMES} "))
+
+
+def _sources(task: Task) -> dict[str, str]:
+    """Path -> text of the Python files that the test patch adds."""
+    found = {}
+    for file in split_patch(task.test_patch):
+        lines = file.text.split("\n")
+        if "new file mode" in file.text and len(set(file.paths) - {"/dev/null"}) == 1 and file.paths[-1].endswith(".py"):
+            body = lines[next((at for at, line in enumerate(lines) if line.startswith("@@")), len(lines)) + 1 :]
+            found[file.paths[-1]] = "".join(line[1:] + "\n" for line in body if line.startswith("+"))
     return found
 
 
-async def _run(sandbox: Sandbox, task: Task, variants: Mapping[str, tuple[str, str]], names: str = "") -> dict[str, str]:
-    """Statuses of the tests of some variants; those that are not hidden tests are left out."""
-    if not variants:
-        return {}
-    before, command, _ = _cut(official_script(task))
-    for path, (place, text) in variants.items():
-        command = command.replace(shlex.quote(path), shlex.quote(place))
-        await sandbox.run(f"rm -f {shlex.quote(place)}")
-        await sandbox.write(f"/testbed/{place}", text.encode("utf-8", "surrogatepass"))
-    exports = "\n".join(line for line in before.splitlines() if line.startswith("export "))
-    options = f"export PYTEST_ADDOPTS={shlex.quote(names)}" if names else ""
-    script = f"set -uxo pipefail\ncd /testbed\n{exports}\n{options}\n: '{START}'\n{command}\n: '{END}'\n"
-    log = await _bash(sandbox, script, task.test_seconds)
-    await sandbox.kill_all()
-    return dict(read_log(task, log).tests)
-
-
-async def _bash(sandbox: Sandbox, script: str, seconds: float) -> str:
-    return (await sandbox.run(script, seconds=seconds)).text
-
-
-def _cut(script: str) -> tuple[str, str, str]:
-    """An evaluation script: what comes before the tests, their command, what comes after."""
-    before, _, rest = script.partition(f": '{START}'\n")
-    command, _, after = rest.partition(f": '{END}'")
-    return before, command.replace("SWEBENCH_TEST_EXIT_CODE=$?", ""), after
+def _with_tests(task: Task, files: Mapping[str, tuple[str, str]]) -> Task | None:
+    """The task with some test files replaced: path -> new path and text."""
+    script, patch = task.eval_script, task.test_patch
+    for file in split_patch(task.test_patch):
+        if file.paths[-1] in files:
+            place, text = files[file.paths[-1]]
+            patch = patch.replace(file.text, diff_text(place, None, text))
+    if not files or script.count(task.test_patch) != 1:
+        return None
+    head, tail = script.split(task.test_patch)
+    for path, (place, _) in files.items():
+        head, tail = head.replace(path, place), tail.replace(path, place)
+    return replace(task, test_patch=patch, eval_script=head + patch + tail)

@@ -21,39 +21,22 @@ there. Verdicts of other runners rest on the log alone and say so (Evidence.LOG_
 Not covered: a patch that recognises the audit's variants as such; whatever an agent writes into the code that is not tested.
 """
 
-import json
-import secrets
-import shlex
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from sandbox import Limits, ResourceExhausted, Sandbox, SandboxError, apply_patch
+from sandbox import Limits, ResourceExhausted, SandboxError, apply_patch
 
 from .audit import Audit, Auditor
 from .base import Evidence, Outcome, Task, Verdict
+from .evaluation import LOG_BYTES, Evaluation, is_witnessed, run_tests
 from .lease import Machines, machine
-from .patches import patch_paths
 from .protect import drop_protected, kept_protected
-from .swebench import START, Reading, as_log, exit_code, failure_reason, official_script, read_log
-from .witness import PLUGIN, Witness, plugin_text, read_witness
+from .swebench import START, Reading, as_log, exit_code, failure_reason, read_log
 
-LOG_BYTES = 8 << 20
-"""Kept of one evaluation log: what a machine keeps of any output. A longer one loses its middle; the tests named there did not run."""
 ATTEMPTS = 3
 """How often a machine may fail before the verdict is INFRA."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One run of a task's tests: its log, what the witness saw, how it ended."""
-
-    log: str
-    witness: Witness
-    timed_out: bool = False
-    broken: str = ""
-    """How the code under test brought its own machine down; "" where it did not."""
 
 
 async def grade(machines: Machines, task: Task, patch: str, limits: Limits | None = None, auditor: Auditor | None = None) -> Verdict:
@@ -79,33 +62,6 @@ async def grade_untouched(machines: Machines, task: Task, limits: Limits | None 
     return replace(verdict, seconds=time.monotonic() - started)
 
 
-async def run_tests(sandbox: Sandbox, task: Task) -> Evaluation:
-    """Run a task's evaluation in a machine whose tree is the one to be graded (SandboxError where the machine fails)."""
-    folder = f"/tmp/greengrad-{secrets.token_hex(8)}"
-    key = secrets.token_hex(32).encode()
-    records = f"{folder}/records"
-    tests = json.dumps(patch_paths(task.test_patch))
-    env = {"PYTHONPATH": folder, "PYTEST_ADDOPTS": f"-p {PLUGIN}", "GREENGRAD_WITNESS": records, "GREENGRAD_TESTS": tests}
-    env = env if is_witnessed(task) else {}
-    try:
-        await sandbox.write(f"{folder}/{PLUGIN}.py", plugin_text().encode())
-        await sandbox.write(f"{folder}/eval.sh", guarded_script(task).encode())
-        result = await sandbox.run(f"/bin/bash {folder}/eval.sh", env=env, stdin=key, seconds=task.test_seconds)
-        await sandbox.kill_all()  # nothing may write to the record while it is read
-        return Evaluation(result.text, read_witness(await _read_records(sandbox, records), key), result.timed_out)
-    except ResourceExhausted as error:
-        return Evaluation("", Witness(), broken=str(error))
-
-
-def guarded_script(task: Task) -> str:
-    """The official script, but for one line before the tests: what the test patch brought is read-only from there on.
-
-    The owner could take that back; the witness tells when a test file or a conftest.py is not what it was.
-    """
-    files = shlex.join(patch_paths(task.test_patch))
-    return official_script(task).replace(f": '{START}'\n", f"chmod -f a-w {files}\n: '{START}'\n", 1) if files else official_script(task)
-
-
 def judge(task: Task, evaluation: Evaluation) -> Verdict:
     """The verdict on one run of the tests: the official grader's, unless the witness contradicts it."""
     evidence = Evidence.WITNESSED if is_witnessed(task) else Evidence.LOG_ONLY
@@ -114,6 +70,8 @@ def judge(task: Task, evaluation: Evaluation) -> Verdict:
         return replace(verdict, outcome=Outcome.TESTS_TIMEOUT, reason=f"the tests took more than {task.test_seconds:g} seconds")
     if evaluation.broken:
         return replace(verdict, reason=f"the tests brought their machine down: {evaluation.broken}")
+    if START not in evaluation.log and evaluation.cut:
+        return replace(verdict, reason="what is printed before the tests drowns the log: no test result could be read")
     if START not in evaluation.log:
         return replace(verdict, outcome=Outcome.INFRA, reason="the evaluation script did not come to its tests")
     reading = read_log(task, evaluation.log)
@@ -122,11 +80,6 @@ def judge(task: Task, evaluation: Evaluation) -> Verdict:
         return replace(verdict, reason=_shortfall(task, evaluation.log, reading))
     doubt = _contradiction(task, evaluation) if is_witnessed(task) else ""
     return replace(verdict, outcome=Outcome.SUSPECT if doubt else Outcome.RESOLVED, reason=doubt)
-
-
-def is_witnessed(task: Task) -> bool:
-    """Whether our plugin can watch the tests: pytest runs them, in an environment of ours (whose pytest it knows)."""
-    return bool(task.requirements) and task.log_parser.startswith("parse_log_pytest")
 
 
 async def _with_retries(machines: Machines, task: Task, patch: str, limits: Limits, auditor: Auditor | None) -> Verdict:
@@ -155,7 +108,11 @@ def with_audit(verdict: Verdict, audit: Audit) -> Verdict:
 async def _grade_once(machines: Machines, task: Task, patch: str, limits: Limits) -> Verdict:
     kept, dropped = drop_protected(task, patch)
     async with machine(machines, task.image, limits) as sandbox:
-        if kept and not await apply_patch(sandbox, kept):
+        try:
+            applies = not kept or await apply_patch(sandbox, kept)
+        except ResourceExhausted as error:
+            return Verdict(task.instance_id, Outcome.PATCH_INVALID, f"the patch does not fit into the machine: {error}", dropped=dropped)
+        if not applies:
             return Verdict(task.instance_id, Outcome.PATCH_INVALID, "the patch does not apply", dropped=dropped)
         evaluation = await run_tests(sandbox, task)
     return replace(judge(task, evaluation), dropped=dropped, kept=kept_protected(task, kept))
@@ -164,14 +121,6 @@ async def _grade_once(machines: Machines, task: Task, patch: str, limits: Limits
 def _widen(limits: Limits, task: Task) -> Limits:
     """Room for a whole log, and a life that outlasts one run of the tests."""
     return replace(limits, output_bytes=max(limits.output_bytes, LOG_BYTES), episode_seconds=task.test_seconds + 300)
-
-
-async def _read_records(sandbox: Sandbox, path: str) -> bytes:
-    """The witness' record; empty where the code under test kept it from being written or took it away."""
-    try:
-        return await sandbox.read(path)
-    except OSError:
-        return b""
 
 
 def _contradiction(task: Task, evaluation: Evaluation) -> str:

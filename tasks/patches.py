@@ -15,6 +15,8 @@ _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _HEADER = re.compile(r"index |(old|new|deleted file|new file) mode |(dis)?similarity |(rename|copy) (from|to) |\+\+\+ |Binary files ")
 _BINARY = re.compile(r"(literal|delta) \d+\s*$|[A-Za-z][0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]+\r?\n?$|\r?\n?$")
 _NAMES = ("--- ", "+++ ", "rename from ", "rename to ", "copy from ", "copy to ")
+_CLEAR = re.compile(r"[A-Za-z0-9_./+@~=,-]+")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _ESCAPE = re.compile(r"\\([0-7]{3}|.)", re.DOTALL)
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 
@@ -85,7 +87,7 @@ def _read_section(lines: list[str], start: int) -> tuple[list[str], int]:
 
     Hunk lines are counted, so that their text is never taken for a header.
     """
-    kept = [lines[start]]
+    kept = [_plain(lines[start])]
     old_named = lines[start].startswith("--- ")
     at = start + 1
     while at < len(lines):
@@ -102,9 +104,20 @@ def _read_section(lines: list[str], start: int) -> tuple[list[str], int]:
             at = end
             continue
         old_named = old_named or lines[at].startswith("--- ")
-        kept += lines[at:end]
+        kept += [_plain(lines[at]), *lines[at + 1 : end]]
         at = end
     return kept, at
+
+
+def _plain(line: str) -> str:
+    """A header in which git reads the very name that was read here: else it cuts a time off the end, and all that follows a quoted name."""
+    if not line.startswith(("--- ", "+++ ")):
+        return line
+    name = line[4:].rstrip("\r\n").split("\t")[0]
+    if _CLEAR.fullmatch(name) or _QUOTED.fullmatch(name):
+        return line
+    quoted = "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:03o}" for b in name.encode("utf-8", "surrogateescape"))
+    return f'{line[:4]}"{quoted}"\n'
 
 
 def _skip_hunk(lines: list[str], at: int, old: int, new: int) -> int:

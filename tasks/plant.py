@@ -8,7 +8,8 @@ from pathlib import Path
 from sandbox import Image, Limits, Pool, apply_patch, make_tree
 
 from .base import Outcome, Task
-from .grade import LOG_BYTES, Evaluation, judge, run_tests
+from .evaluation import LOG_BYTES, Evaluation, run_tests
+from .grade import judge
 from .lease import machine
 from .mutate import Mutation, mutate
 from .patches import diff_text, split_lines

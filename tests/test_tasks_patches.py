@@ -74,7 +74,7 @@ def test_a_hunk_that_looks_like_a_header_is_text():
 
 PROTECTED = """conftest.py a/b/conftest.py pytest.ini a/pytest.ini tox.ini setup.cfg pyproject.toml pytest.toml sitecustomize.py
     src/usercustomize.py sitecustomize/__init__.py x.pth pytest.py _pytest/x.py src/pytest/__init__.py pluggy/__init__.py json.py
-    re/__init__.py .git/config .gitattributes a/.gitmodules x.egg-info/entry_points.txt x-1.dist-info/entry_points.txt"""
+    re/__init__.py .git/config .gitattributes a/.gitmodules x.egg-info/entry_points.txt x-1.dist-info/entry_points.txt greengrad_witness.py"""
 ORDINARY = "a.py src/pkg/json.py docs/conf.py pkg/config.toml code/main.py pkg/pytest_plugin.py README pkg/re/x.py"
 
 
@@ -86,3 +86,20 @@ def test_names_that_load_themselves_are_protected(path):
 @pytest.mark.parametrize("path", ORDINARY.split())
 def test_ordinary_names_are_not(path):
     assert not _decides(path)
+
+
+AMBIGUOUS = {
+    "a time after the name": "--- /dev/null\n+++ b/conftest.py 2020-01-01 00:00:00.000000000 +0000\n",
+    "a word after the quoted name": '--- /dev/null\n+++ "b/conftest.py" x\n',
+    "a name with spaces": "--- /dev/null\n+++ b/a b.py\t\n",
+    "a name in another alphabet": '--- /dev/null\n+++ "b/\\303\\251.py"\n',
+    "a backslash": "--- /dev/null\n+++ b/a\\b.py\n",
+}
+
+
+@pytest.mark.parametrize("header", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_git_writes_the_file_whose_name_was_read_here(header, tmp_path):
+    (section,) = split_patch(header + HUNK)
+    subprocess.run(["git", "apply", "-"], input=section.text.encode(), cwd=tmp_path, check=True, timeout=30)
+    (written,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert str(written.relative_to(tmp_path)) in section.paths and split_patch(section.text)[0].paths == section.paths

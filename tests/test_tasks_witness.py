@@ -8,7 +8,8 @@ import pytest
 
 from sandbox import Image
 from tasks import Outcome, Task
-from tasks.grade import Evaluation, judge
+from tasks.evaluation import Evaluation
+from tasks.grade import judge
 from tasks.swebench import as_log
 from tasks.witness import Witness, read_witness
 
