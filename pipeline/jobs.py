@@ -207,7 +207,10 @@ def regrade(arguments: argparse.Namespace) -> int:
 
     verdicts = grade_again(arguments.folder)
     counts = Counter(verdict.outcome.value for verdict in verdicts)
-    print(f"{arguments.folder}: {len(verdicts)} verdicts: {', '.join(f'{count} {name}' for name, count in sorted(counts.items()))}")
+    official = sum(bool(verdict.official) for verdict in verdicts)
+    differs = f" (official: {official} resolved)" if official != counts["resolved"] else ""
+    told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    print(f"{arguments.folder}: {len(verdicts)} verdicts: {told}{differs}")
     return 1 if counts["infra"] else 0
 
 

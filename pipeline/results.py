@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from tasks import Outcome
+from tasks import Evidence, Outcome
 
 from .types import Episode, Stop
 
@@ -42,6 +42,8 @@ class Results:
     """Resolved by the official harness' parser alone, on the same logs; it differs where a verdict is suspect."""
     audited: int = 0
     """Resolved patches on which held-out tests were run."""
+    log_only: int = 0
+    """Verdicts that rest on the log alone, without a witness."""
 
     @property
     def rate(self) -> float:
@@ -51,8 +53,9 @@ class Results:
     def row(self) -> dict[str, str]:
         """What a table shows of it."""
         per_second = 1 / self.seconds if self.seconds else 0.0
+        differs = f" (official: {self.official})" if self.official != self.resolved else ""
         return {
-            "resolved": f"{self.resolved}/{self.instances}" + (f" (official: {self.official})" if self.official != self.resolved else ""),
+            "resolved": f"{self.resolved}/{self.instances}{differs}{f' ({self.log_only} by the log only)' if self.log_only else ''}",
             "rate (95 %)": f"{100 * self.rate:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})",
             "submitted": f"{100 * self.submitted:.0f} %",
             "turns": f"{self.turns:.1f}",
@@ -86,6 +89,7 @@ def summarise(policy: str, episodes: Sequence[Episode], seconds: float) -> Resul
         outcomes={outcome.value: number for outcome, number in outcomes.items()},
         official=sum(bool(episode.verdict and episode.verdict.official) for episode in episodes),
         audited=sum(bool(episode.verdict and episode.verdict.audited) for episode in episodes),
+        log_only=sum(bool(episode.verdict and episode.verdict.evidence is Evidence.LOG_ONLY) for episode in episodes),
     )
 
 

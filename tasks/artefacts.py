@@ -18,7 +18,7 @@ from sandbox import Image
 
 from .base import Evidence, Outcome, Prediction, Suite, Task, Verdict
 from .predictions import write_predictions
-from .swebench import START, dump_json, failure_reason, official_script, read_log
+from .swebench import START, as_log, dump_json, failure_reason, official_script, read_log
 
 _KEPT = ("instance_id", "repo", "version", "base_commit", "log_parser", "eval_type", "test_seconds")
 _TUPLES = ("dropped", "kept", "findings", "notes")
@@ -141,13 +141,18 @@ def _rewrite_summary(out: Path, verdicts: Sequence[Verdict]) -> None:
 
 
 def _again(task: Task, verdict: Verdict) -> Verdict:
+    """The verdict on the log as it is now; a doubt that was there stays, and the recorded witness must agree as before."""
     if START not in verdict.log or verdict.outcome not in (Outcome.RESOLVED, Outcome.UNRESOLVED, Outcome.SUSPECT):
         return verdict
     reading = read_log(task, verdict.log)
     verdict = replace(verdict, tests=reading.tests, official=reading.resolved)
-    if reading.resolved and verdict.outcome is Outcome.SUSPECT:
+    if not reading.resolved:
+        return replace(verdict, outcome=Outcome.UNRESOLVED)
+    if verdict.outcome is Outcome.SUSPECT:
         return verdict
-    return replace(verdict, outcome=Outcome.RESOLVED if reading.resolved else Outcome.UNRESOLVED)
+    if verdict.evidence is Evidence.WITNESSED and not read_log(task, as_log(verdict.witness)).resolved:
+        return replace(verdict, outcome=Outcome.SUSPECT, reason="the log says resolved, but the recorded witness does not")
+    return replace(verdict, outcome=Outcome.RESOLVED)
 
 
 def _results(task: Task, verdict: Verdict) -> dict[str, Any]:

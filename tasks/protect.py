@@ -6,30 +6,35 @@ the runner, git's own files, and the tests that the task brings. A file that the
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from .base import Task
 from .patches import drop_files, patch_paths
+from .witness import PLUGIN
 
 _SETTINGS = {"pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml", "noxfile.py"}
-_RUNNER = {"pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "unittest", "exceptiongroup", "tomli"}
+_RUNNER = {"pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "unittest", "exceptiongroup", "tomli", PLUGIN}
 _STARTUP = {"conftest", "sitecustomize", "usercustomize"}
 
 
 def kept_protected(task: Task, patch: str) -> tuple[str, ...]:
     """Paths of a patch that could decide the grade and stay, because the gold patch touches them: this task's policy."""
-    gold = set(patch_paths(task.gold_patch))
-    hidden = set(patch_paths(task.test_patch))
-    return tuple(path for path in patch_paths(patch) if path in gold and (_decides(path) or path in hidden))
+    gold, protected = set(patch_paths(task.gold_patch)), _protected(task)
+    return tuple(path for path in patch_paths(patch) if path in gold and protected(path))
 
 
 def drop_protected(task: Task, patch: str) -> tuple[str, tuple[str, ...]]:
     """The patch without the files that could decide the grade, and the paths left out."""
-    gold = set(patch_paths(task.gold_patch))
-    tests = patch_paths(task.test_patch)
+    gold, protected = set(patch_paths(task.gold_patch)), _protected(task)
+    return drop_files(patch, lambda path: path not in gold and protected(path))
+
+
+def _protected(task: Task) -> Callable[[str], bool]:
+    """Tells which files could decide the grade: by their name, as one of the task's tests, or because they lie among them."""
+    tests = set(patch_paths(task.test_patch))
     roots = {root for path in tests if (root := _tests_root(path))}
-    hidden = set(tests)
-    return drop_files(patch, lambda path: path not in gold and (_decides(path) or path in hidden or _tests_root(path) in roots))
+    return lambda path: _decides(path) or path in tests or _tests_root(path) in roots
 
 
 def _decides(path: str) -> bool:

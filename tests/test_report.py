@@ -1,6 +1,7 @@
 """The report of a run and the figures in it."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pipeline.journal import Journal
 from pipeline.report import evaluations, write_report
 from pipeline.results import Results, load_results, save_results, summarise, wilson
 from pipeline.types import Completion, Episode, Stop, ToolCall, Turn
-from tasks import Outcome, Verdict
+from tasks import Evidence, Outcome, Verdict
 
 
 def episode(name: str, outcome: Outcome | None, text: str = "look", stop: Stop = Stop.SUBMITTED) -> Episode:
@@ -39,6 +40,15 @@ def test_an_instance_without_a_verdict_counts_in_the_denominator() -> None:
     results = summarise("gold", made, seconds=10)
     assert (results.instances, results.resolved, results.infra, results.rate) == (4, 1, 2, 0.25)
     assert (results.submitted, results.turns, results.malformed, results.tokens) == (0.75, 2.0, 0.5, 12)
+
+
+def test_what_the_official_parser_says_otherwise_and_what_had_no_witness_is_in_the_table() -> None:
+    made = [episode("a", Outcome.RESOLVED), episode("b", Outcome.SUSPECT)]
+    plain = summarise("gold", made[:1], seconds=1)
+    assert replace(plain, official=1).row()["resolved"] == "1/1"
+    verdicts = [Verdict("a", Outcome.RESOLVED, official=True, evidence=Evidence.LOG_ONLY), Verdict("b", Outcome.SUSPECT, official=True)]
+    both = summarise("gold", [replace(one, verdict=verdict) for one, verdict in zip(made, verdicts, strict=True)], seconds=1)
+    assert both.row()["resolved"] == "1/2 (official: 2) (1 by the log only)"
 
 
 def test_results_come_back_as_they_were_saved(tmp_path: Path) -> None:

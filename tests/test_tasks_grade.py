@@ -198,10 +198,11 @@ async def test_a_good_patch_is_resolved_whatever_test_files_come_with_it(backend
     assert (verdict.outcome, verdict.dropped) == (Outcome.RESOLVED, ("tests/test_more.py", "conftest.py"))
 
 
-async def test_a_file_that_the_gold_patch_touches_is_never_left_out(backend, toys):
-    gold = toys["add"].gold_patch + change("setup.cfg", "[metadata]\nname = toy\n")
-    verdict = await grade(backend, replace(toys["add"], gold_patch=gold), gold, LIMITS)
-    assert (verdict.outcome, verdict.dropped) == (Outcome.RESOLVED, ())
+async def test_a_file_that_the_gold_patch_touches_is_never_left_out_and_recorded(backend, toys):
+    more = change("setup.cfg", "[metadata]\nname = toy\n") + change("tests/helpers.py", "x = 1\n")
+    gold = toys["add"].gold_patch + more
+    verdict = await grade(backend, replace(toys["add"], gold_patch=gold), gold + change("conftest.py", "x = 1\n"), LIMITS)
+    assert (verdict.outcome, verdict.kept, verdict.dropped) == (Outcome.RESOLVED, ("setup.cfg", "tests/helpers.py"), ("conftest.py",))
 
 
 def binary_patch(path, data):

@@ -122,6 +122,22 @@ async def test_the_run_report_has_the_official_schema(toys, tmp_path, monkeypatc
     assert set(ours) - set(theirs) == {"audit_findings", *(f"{name}_{what}" for name in lists for what in ("ids", "instances"))}
 
 
+def test_regrading_a_log_that_was_changed_afterwards_asks_the_recorded_witness(toys, tmp_path):
+    task, good = toys.tasks[0], {"tests/test_add.py::test_add": "PASSED", "tests/test_add.py::test_double": "PASSED"}
+    failed = good | {"tests/test_add.py::test_add": "FAILED"}
+    verdict = Verdict(task.instance_id, Outcome.UNRESOLVED, "why", failed, log=as_log(failed), witness=failed, evidence=Evidence.WITNESSED)
+    write_report(tmp_path, [replace(verdict, official=False)], [Prediction(task.instance_id, "m", "x")], toys)
+    (tmp_path / "logs" / task.instance_id / "test_output.txt").write_text(as_log(good))
+    (again,) = regrade(tmp_path)
+    assert (again.outcome, again.official, again.reason) == (
+        Outcome.SUSPECT,
+        True,
+        "the log says resolved, but the recorded witness does not",
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["suspect_ids"], report["official_resolved_ids"], report["resolved_ids"]) == ([task.instance_id], [task.instance_id], [])
+
+
 async def test_a_foreign_parser_is_refused_by_name(toys):
     with pytest.raises(ValueError, match="parse_log_nothing"):
         read_log(replace(toys.tasks[0], log_parser="parse_log_nothing"), "")

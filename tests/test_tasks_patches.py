@@ -74,7 +74,8 @@ def test_a_hunk_that_looks_like_a_header_is_text():
 
 PROTECTED = """conftest.py a/b/conftest.py pytest.ini a/pytest.ini tox.ini setup.cfg pyproject.toml pytest.toml sitecustomize.py
     src/usercustomize.py sitecustomize/__init__.py x.pth pytest.py _pytest/x.py src/pytest/__init__.py pluggy/__init__.py json.py
-    re/__init__.py .git/config .gitattributes a/.gitmodules x.egg-info/entry_points.txt x-1.dist-info/entry_points.txt greengrad_witness.py"""
+    re/__init__.py .git/config .gitattributes a/.gitmodules x.egg-info/entry_points.txt x-1.dist-info/entry_points.txt
+    greengrad_witness.py"""
 ORDINARY = "a.py src/pkg/json.py docs/conf.py pkg/config.toml code/main.py pkg/pytest_plugin.py README pkg/re/x.py"
 
 

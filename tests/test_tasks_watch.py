@@ -23,6 +23,8 @@ def write(path, text):
     os.replace(path + ".new", path)
 
 """
+EARLY = {"tests/conftest.py": "import calc\n"}
+"""A conftest.py of the task's own that imports the source before the session begins."""
 EMPTY = "def test_add():\n    pass\n"
 CONFTEST = "def pytest_collection_modifyitems(items):\n    for item in items:\n        item.obj = lambda: None\n"
 RUNNER = """import _pytest.python
@@ -49,9 +51,9 @@ os._exit(0)
 """
 
 
-def several(task, conftest=False):
-    """The toy task with its tests in two modules, the later in a folder of its own; `conftest`: one that imports the source first."""
-    files = {"tests/test_first.py": FIRST, "tests/z/test_later.py": LATER} | ({"tests/conftest.py": "import calc\n"} if conftest else {})
+def several(task, more=None):
+    """The toy task with its tests in two modules, the later in a folder of its own, and `more` files in its test patch."""
+    files = {"tests/test_first.py": FIRST, "tests/z/test_later.py": LATER} | (more or {})
     tests = "".join(diff_text(path, None, text) for path, text in files.items())
     script = eval_script(task.base_commit, tests, pytest_command(["."], ["tests"]))
     return replace(task, test_patch=tests, eval_script=script, fail_to_pass=IDS[1:], pass_to_pass=IDS[:1])
@@ -83,7 +85,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_tests_that_the_source_changes_make_a_resolved_log_suspect(name, backend, toy):
     conftest, source, words = HOSTILE[name]
-    verdict = await graded(backend, several(toy, conftest), source + BUG)
+    verdict = await graded(backend, several(toy, EARLY if conftest else None), source + BUG)
     assert verdict.official, f"else this test shows nothing: {verdict.log}"
     assert (verdict.outcome, verdict.reward, verdict.evidence) == (Outcome.SUSPECT, 0.0, Evidence.WITNESSED)
     assert words in verdict.reason, verdict.reason
@@ -91,7 +93,7 @@ async def test_tests_that_the_source_changes_make_a_resolved_log_suspect(name, b
 
 @pytest.mark.parametrize("conftest", [False, True])
 async def test_a_true_fix_of_several_modules_is_resolved(conftest, backend, toy):
-    verdict = await graded(backend, several(toy, conftest), FIX)
+    verdict = await graded(backend, several(toy, EARLY if conftest else None), FIX)
     assert (verdict.outcome, verdict.reason, verdict.official) == (Outcome.RESOLVED, "", True), verdict.log
 
 
@@ -101,3 +103,24 @@ async def test_the_hidden_tests_are_read_only_while_they_run(backend, toy):
     write = "open('tests/z/test_later.py', 'w')\n"
     verdict = await graded(backend, several(toy), write + FIX)
     assert verdict.outcome is Outcome.UNRESOLVED and "PermissionError" in verdict.log
+
+
+async def test_an_exit_code_that_the_session_did_not_have_is_suspect(backend, toy):
+    task = several(
+        toy, more={"tests/z/test_more.py": "def test_more():\n    assert False\n"}
+    )  # fails, and is not one of the declared tests
+    assert (await graded(backend, task, FIX)).outcome is Outcome.RESOLVED
+    verdict = await graded(backend, task, "import atexit, os, sys\n\natexit.register(lambda: (sys.stdout.flush(), os._exit(0)))\n" + FIX)
+    assert (verdict.outcome, verdict.official) == (Outcome.SUSPECT, True), verdict.log
+    assert verdict.reason == "the log says resolved, but it tells the exit code 0, and the test session ended with 1"
+
+
+async def test_a_declared_test_that_did_not_run_is_suspect(backend, toy):
+    """The log names it, pytest has never heard of it."""
+    line = "b'PASSED tests/z/test_gone.py::test_gone\\n'"
+    said = f"import atexit, os, sys\n\natexit.register(lambda: (sys.stdout.flush(), os.write(1, {line})))\n"
+    task = several(toy)
+    task = replace(task, pass_to_pass=(*task.pass_to_pass, "tests/z/test_gone.py::test_gone"))
+    verdict = await graded(backend, task, said + FIX)
+    assert (verdict.outcome, verdict.official) == (Outcome.SUSPECT, True), verdict.log
+    assert verdict.reason == "the log says resolved, but these did not pass: tests/z/test_gone.py::test_gone"
