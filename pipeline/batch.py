@@ -11,6 +11,7 @@ import numpy as np
 
 from .config import CreditConfig
 from .credit import Outcomes, assign_credit, has_signal, shape_rewards
+from .draw import draw_samples
 from .types import Batch, Episode, Group, Sample, Stop, Turn
 
 TRUNCATED = frozenset({Stop.MAX_TURNS, Stop.CONTEXT_FULL, Stop.TIME})
@@ -34,6 +35,8 @@ def build_batch(groups: Sequence[Group], config: CreditConfig, max_turns: int) -
     """The samples of all groups that carry a signal; `samples == ()` means "skipped: no signal", never an error."""
     credited = [credit_group(group, config, max_turns) for group in groups]
     samples = tuple(sample for group in credited for sample in group.samples)
+    if config.draws and samples:
+        samples = draw_samples(samples, config, groups[0].step)
     return Batch(samples, measure_groups(credited) | measure_samples(samples))
 
 
@@ -43,10 +46,7 @@ def credit_group(group: Group, config: CreditConfig, max_turns: int) -> Credited
     With truncated "drop", an episode that a limit ended still counts in the group's mean and std; it only carries no loss.
     """
     graded = tuple(episode for episode in group.episodes if episode.stop is not Stop.INFRA and episode.reward is not None)
-    outcomes = Outcomes(
-        rewards_G=np.array([episode.reward for episode in graded], dtype=np.float64),
-        turns_G=np.array([len(episode.turns) for episode in graded], dtype=np.int64),
-    )
+    outcomes = read_outcomes(graded)
     shaped_G = shape_rewards(outcomes, config, max_turns)
     infra = len(group.episodes) - len(graded)
     mixed = len(set(outcomes.rewards_G.tolist())) > 1
@@ -57,8 +57,23 @@ def credit_group(group: Group, config: CreditConfig, max_turns: int) -> Credited
     samples: list[Sample] = []
     for episode, advantages_N in zip(graded, assign_credit(outcomes, config, max_turns), strict=True):
         if config.truncated == "keep" or episode.stop not in TRUNCATED:
-            samples += merge_turns(episode, advantages_N, np.ones(len(episode.turns), dtype=bool))
+            runs = split_history(episode.turns) if config.samples == "merged" else [[turn] for turn in range(len(episode.turns))]
+            samples += merge_turns(episode, advantages_N, np.ones(len(episode.turns), dtype=bool), runs)
     return CreditedGroup(graded, infra, "kept", mixed, shaped_G, tuple(samples))
+
+
+def read_outcomes(graded: Sequence[Episode]) -> Outcomes:
+    """What credit reads of a group's graded episodes; what a turn of theirs lacks is None for the whole group, never zeros."""
+    turns = [turn for episode in graded for turn in episode.turns]
+    measured = all(turn.passed is not None for turn in turns)
+    hashed = all(turn.anchor for turn in turns)
+    return Outcomes(
+        rewards_G=np.array([episode.reward for episode in graded], dtype=np.float64),
+        turns_G=np.array([len(episode.turns) for episode in graded], dtype=np.int64),
+        malformed=tuple(np.array([turn.call is None for turn in episode.turns], dtype=bool) for episode in graded),
+        passed=tuple(np.array([turn.passed for turn in episode.turns], dtype=np.float64) for episode in graded) if measured else None,
+        anchors=tuple(tuple(turn.anchor for turn in episode.turns) for episode in graded) if hashed else None,
+    )
 
 
 def split_history(turns: Sequence[Turn]) -> list[list[int]]:
@@ -74,13 +89,15 @@ def split_history(turns: Sequence[Turn]) -> list[list[int]]:
     return runs
 
 
-def merge_turns(episode: Episode, advantages_N: np.ndarray, loss_N: np.ndarray) -> list[Sample]:
-    """One sample per run of turns that share their history: each sampled token occurs once, in the context that was seen.
+def merge_turns(
+    episode: Episode, advantages_N: np.ndarray, loss_N: np.ndarray, runs: Sequence[Sequence[int]] | None = None
+) -> list[Sample]:
+    """One sample per run of turns (default: those that share their history): each sampled token carries loss once, in its context.
 
     `loss_N` (bool) says which turns carry loss; the others stay in the context. A run without a token of loss gives no sample.
     """
     samples = []
-    for run in split_history(episode.turns):
+    for run in split_history(episode.turns) if runs is None else runs:
         last = episode.turns[run[-1]]
         ids_T = np.array(last.prompt + last.completion.ids, dtype=np.int64)
         mask_T = np.zeros(len(ids_T), dtype=bool)
@@ -138,10 +155,11 @@ def measure_samples(samples: Sequence[Sample]) -> dict[str, float]:
     return metrics
 
 
-def weigh_samples(samples: Sequence[Sample], aggregation: Literal["token", "group"]) -> np.ndarray:
-    """Weight of each loss token of each sample, shape (S,), so that the loss is a plain sum: weights x tokens add up to 1.
+def weigh_samples(samples: Sequence[Sample], aggregation: Literal["token", "group", "constant"], constant_tokens: int = 1) -> np.ndarray:
+    """Weight of each loss token of each sample, shape (S,), so that the loss is a plain sum: weights x tokens add up to 1 (not constant).
 
     token: 1 / all tokens of the batch (DAPO's token mean).  group: 1 / (groups * tokens of the sample's group).
+    constant: 1 / (episodes * constant_tokens), Dr.GRPO: the only one whose expectation is the policy gradient's direction.
     """
     tokens_S = np.array([sample.mask_T.sum() for sample in samples], dtype=np.float64)
     match aggregation:
@@ -152,6 +170,9 @@ def weigh_samples(samples: Sequence[Sample], aggregation: Literal["token", "grou
             _, group_S = np.unique(group_ids, return_inverse=True)
             per_group = np.bincount(group_S, weights=tokens_S)
             return 1.0 / (len(per_group) * per_group[group_S])
+        case "constant":
+            episodes = len({sample.episode_id for sample in samples})
+            return np.full(len(samples), 1.0 / (episodes * constant_tokens))
         case _:
             assert_never(aggregation)
 

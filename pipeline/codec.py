@@ -79,6 +79,7 @@ def _turn_fields(turn: Turn, shared: int) -> dict[str, Any]:
         "call": [turn.call.name, turn.call.arguments] if turn.call else None,
         "observation": turn.observation,
         "seconds": [turn.seconds_model, turn.seconds_tool],
+        **({"seen": [turn.anchor, turn.passed]} if turn.anchor or turn.passed is not None else {}),
     }
 
 
@@ -95,7 +96,7 @@ def _turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
             stopped=row["stopped"],
         )
         call = ToolCall(*row["call"]) if row["call"] else None
-        turns.append(Turn(prompt, completion, call, row["observation"], *row["seconds"]))
+        turns.append(Turn(prompt, completion, call, row["observation"], *row["seconds"], *row.get("seen", ())))
         context = prompt + completion.ids
     return turns
 

@@ -4,9 +4,9 @@ Knows the names of the knobs, nothing of what they do.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sandbox import Limits
 
@@ -89,15 +89,42 @@ class RolloutConfig(Section):
     """Malformed turns in a row that end the episode (Stop.FORMAT)."""
     observation_chars: int = Field(1500, ge=100)
     """What the model sees of one command's output: head and tail."""
+    anchors: bool = False
+    """Hash the working tree before each action, for credit.kind gigpo: one command a turn that reads every file of the tree."""
+    visible_tests: str = ""
+    """A command that runs the visible tests before each action, in the agent's machine and on its time (pipeline/probe.py); "": none."""
     infra_retries: int = Field(2, ge=0)
     infra_stop: int = Field(8, ge=1)
     """Episodes in a row without a verdict (INFRA, after all retries) that stop the run."""
 
 
+OF_TURNS = ("ms_grpo", "next_turn", "return_to_go", "turn_normalised", "gigpo", "mt_grpo")
+CREDIT_READERS = {
+    "format_penalty": OF_TURNS,
+    "turn_reward": OF_TURNS,
+    "gamma": ("return_to_go", "gigpo", "potential"),
+    "turn_weight": ("gigpo",),
+    "outcome_weight": ("mt_grpo",),
+    "draws": ("episode", "episode_no_std", "leave_one_out", "ms_grpo"),
+}
+"""Key of CreditConfig -> the kinds that read it."""
+
+
 class CreditConfig(Section):
     """Rewards -> advantages (pipeline/credit.py)."""
 
-    kind: Literal["episode", "episode_no_std", "leave_one_out"] = "episode"
+    kind: Literal[
+        "episode",
+        "episode_no_std",
+        "leave_one_out",
+        "ms_grpo",
+        "next_turn",
+        "return_to_go",
+        "turn_normalised",
+        "gigpo",
+        "mt_grpo",
+        "potential",
+    ] = "episode"
     length_threshold: int = Field(10, ge=1)
     """L_thr: turns from which the length penalty falls from 0 to -1 at rollout.max_turns; >= max_turns switches it off."""
     length_penalty_on: Literal["all", "resolved"] = "all"
@@ -107,6 +134,35 @@ class CreditConfig(Section):
     """Episodes that a limit ended: kept, as negative examples of looping (finding F1), or left out."""
     min_graded: int = Field(2, ge=2)
     """A group with fewer graded episodes is dropped."""
+    format_penalty: float = Field(0.0, ge=0)
+    """What a malformed turn costs, in the schemes that read a turn's own reward."""
+    turn_reward: Literal["none", "tests"] = "none"
+    """What a turn earns in those schemes: nothing, or the change of the share of visible tests that pass (rollout.visible_tests)."""
+    gamma: float = Field(1.0, ge=0, le=1)
+    """Discount per turn of return_to_go, gigpo and potential."""
+    turn_weight: float = Field(1.0, ge=0)
+    """w of gigpo: A_episode + w A_step."""
+    outcome_weight: float = Field(1.0, ge=0)
+    """lambda of mt_grpo: A_turn + lambda A_outcome."""
+    samples: Literal["merged", "per_turn"] = "merged"
+    """One sample per run of turns that share their history, or one per turn (more context tokens, the same gradient)."""
+    draws: int = Field(0, ge=0)
+    """Draw so many episodes of a batch with P(e) = |A_e| / sum |A|, with replacement; 0: take each once."""
+    draw_weights: Literal["unbiased", "priority"] = "unbiased"
+    """Weight 1 / (draws P(e)), so that the expected gradient is the whole batch's; or none, so that a large |A| counts more."""
+    draw_seed: int = 0
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_read(self) -> Self:
+        """A key that the chosen kind does not read would silently do nothing."""
+        for key, readers in CREDIT_READERS.items():
+            if getattr(self, key) != type(self).model_fields[key].default and self.kind not in readers:
+                raise ValueError(f"credit.{key} = {getattr(self, key)!r} is not read by credit.kind {self.kind} (by {', '.join(readers)})")
+        if not self.draws and (self.draw_weights != "unbiased" or self.draw_seed):
+            raise ValueError("credit.draw_weights and credit.draw_seed are read only where credit.draws is given")
+        if self.kind in ("next_turn", "turn_normalised", "mt_grpo") and self.turn_reward == "none" and not self.format_penalty:
+            raise ValueError(f"credit.kind {self.kind} needs a reward per turn: set credit.turn_reward: tests or credit.format_penalty")
+        return self
 
 
 class LossConfig(Section):
@@ -114,8 +170,10 @@ class LossConfig(Section):
 
     eps_low: float = Field(0.2, ge=0, lt=1)
     eps_high: float = Field(0.3, ge=0)
-    aggregation: Literal["token", "group"] = "token"
-    """Mean over all sampled tokens of the batch (DAPO), or of each group and then over groups."""
+    aggregation: Literal["token", "group", "constant"] = "token"
+    """Mean over all sampled tokens of the batch (DAPO), or of each group and then over groups; or sum / (episodes * constant_tokens)."""
+    constant_tokens: int = Field(1024, ge=1)
+    """L_max of Dr.GRPO (arXiv:2503.20783), for aggregation constant: one number for all batches, so that lengths bias nothing."""
     old_logprobs: Literal["learner", "engine"] = "learner"
     """pi_old recomputed by the learner before the first minibatch, or the engine's own."""
     correction: Literal["off", "truncate"] = "off"
@@ -215,3 +273,15 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     rft: RftConfig | None = None
     placement: Placement = Placement()
+
+    @model_validator(mode="after")
+    def _demand_what_credit_reads(self) -> Self:
+        """A scheme whose inputs are not recorded is an error here, never zeros later."""
+        if self.credit.kind == "gigpo" and not self.rollout.anchors:
+            raise ValueError("credit.kind gigpo needs the working tree's hash: set rollout.anchors: true")
+        if (self.credit.kind == "potential" or self.credit.turn_reward == "tests") and not self.rollout.visible_tests:
+            what = "kind potential" if self.credit.kind == "potential" else "turn_reward tests"
+            raise ValueError(f"credit.{what} needs a run of the visible tests: set rollout.visible_tests to a command")
+        if self.credit.draws and self.credit.draw_weights == "unbiased" and self.loss.aggregation != "token":
+            raise ValueError("credit.draw_weights unbiased is made for loss.aggregation token; choose that, or draw_weights priority")
+        return self

@@ -154,4 +154,6 @@ def _explain(details: ErrorDetails, path: Path | str, pairs: Mapping[str, object
         return f"{where}: unknown key {key}{_suggest(key, dict(_keys(schema)))}"
     if details["type"] == "missing":
         return f"{where}: {key} is missing"
+    if details["type"] == "value_error":  # one of our own validators: it names its keys
+        return f"{path}: {details['msg'].removeprefix('Value error, ')}"
     return f"{where}: {key} = {details['input']!r}: {details['msg'][:1].lower()}{details['msg'][1:]}"

@@ -104,7 +104,7 @@ class DeepSpeedLearner:
         parts = split_minibatches(len(samples), self.setup.optim.batch_episodes, (learner.seed, self.steps))
         for part in parts:
             chosen = [samples[index] for index in part]
-            weights_S = weigh_samples(chosen, loss.aggregation if objective == "policy" else "token")
+            weights_S = weigh_samples(chosen, loss.aggregation if objective == "policy" else "token", loss.constant_tokens)
             chosen_old = None if old is None else [old[index] for index in part]
             packs = pack_micro_batches(chosen, learner.micro_tokens, learner.ranks, weights_S, chosen_old)
             for share, pack in zip(shares, packs, strict=True):

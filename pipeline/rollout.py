@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from tasks import Outcome, Task, Verdict
 
 from .action import FormatError
 from .config import RolloutConfig
+from .probe import look
 from .prompt import Chat
 from .tools import Shown, run_tool
 from .types import Completion, Episode, Policy, PolicyError, Stop, Turn
@@ -168,8 +169,9 @@ async def play(policy: Policy, task: Task, seat: Seat) -> Stop:
                 completion, seconds = await _sample(policy, prompt, seat)
         except TimeoutError:
             return Stop.TIME
+        seen = await look(seat.sandbox, seat.rig.rollout, min(seat.rig.command_seconds, _left(seat)), first=not seat.turns)
         turn = await _act(tuple(prompt), completion, seconds, seat)
-        seat.turns.append(turn)
+        seat.turns.append(replace(turn, anchor=seen.anchor, passed=seen.passed))
         if turn.call is not None and turn.call.name == "submit":
             return Stop.SUBMITTED
         if time.monotonic() >= seat.deadline:
@@ -211,10 +213,14 @@ async def _act(prompt: tuple[int, ...], completion: Completion, seconds_model: f
     if isinstance(call, FormatError):
         cut = "" if completion.stopped else " (The answer was cut at the token limit; be shorter.)"
         return Turn(prompt, completion, None, f"Format error: {call.message}{cut}", seconds_model)
-    left = max(seat.deadline - started, 1.0)
-    shown = Shown(rig.rollout.observation_chars, min(rig.command_seconds, left))
+    shown = Shown(rig.rollout.observation_chars, min(rig.command_seconds, _left(seat)))
     observation = await run_tool(seat.sandbox, call, shown)
     return Turn(prompt, completion, call, observation, seconds_model, time.monotonic() - started)
+
+
+def _left(seat: Seat) -> float:
+    """Seconds that a command may still take."""
+    return max(seat.deadline - time.monotonic(), 1.0)
 
 
 def derive_seed(slot: Slot, turn: int) -> int:

@@ -70,6 +70,10 @@ class Turn:
     observation: str
     seconds_model: float = 0.0
     seconds_tool: float = 0.0
+    anchor: str = ""
+    """Hash of the working tree before the action (pipeline/probe.py); "" = not looked at."""
+    passed: float | None = None
+    """Share of the visible tests that passed before the action; None = not run."""
 
 
 @dataclass(frozen=True, slots=True)

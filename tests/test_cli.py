@@ -200,7 +200,7 @@ def processes_with(text: str) -> Iterator[str]:
             yield line
 
 
-@pytest.mark.parametrize("name", ["quickstart", "nebius_stage1", "nebius_stage2", "rft", "rollout_gold"])
+@pytest.mark.parametrize("name", ["quickstart", "nebius_stage1", "nebius_stage2", "rft", "rollout_gold", "ms_grpo"])
 def test_plan_prints_sizes_and_memory_and_touches_nothing(tmp_path: Path, name: str) -> None:
     command = [*GREENGRAD, "plan", str(REPOSITORY / "configs" / f"{name}.yaml"), "--placement.parameters_b", "0.135"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)

@@ -1,9 +1,12 @@
 import asyncio
+import json
+import zlib
 from dataclasses import replace
 
 import pytest
 
 from pipeline.action import render
+from pipeline.codec import decode_episode, encode_episode
 from pipeline.collect import Schedule, choose_tasks, collect
 from pipeline.config import RolloutConfig
 from pipeline.expert import ScriptedPolicy
@@ -259,3 +262,19 @@ async def test_a_bug_in_one_episode_stops_the_step_and_closes_every_machine():
     with pytest.raises(KeyError, match="a bug"):
         [groups async for groups in collect(act, [make_task("a"), make_task("b")], rig, Schedule(steps=1))]
     assert rig.machines.made and all(machine.closed for machine in rig.machines.made)
+
+
+async def test_each_turn_keeps_what_was_seen_before_its_action_and_the_journal_keeps_it_too():
+    machines = make_machines(b"abc 1 passed, 3 failed in 1s")
+    rig = make_rig(machines, anchors=True, visible_tests="python -m pytest -q")
+    episode = await run_episode(say(EDIT, "no action", BASH, SUBMIT), TASK, rig, SLOT)
+    assert episode.stop is Stop.SUBMITTED
+    assert [(turn.anchor, turn.passed) for turn in episode.turns] == [("abc", 0.25)] * 4
+    assert decode_episode(encode_episode(episode)) == episode
+
+
+async def test_a_journal_without_anchors_and_tests_still_loads_and_is_written_as_before():
+    episode = await run_episode(say(EDIT, SUBMIT), TASK, make_rig(), SLOT)
+    rows = json.loads(zlib.decompress(encode_episode(episode)))["turns"]
+    assert all("seen" not in row for row in rows)
+    assert [(turn.anchor, turn.passed) for turn in decode_episode(encode_episode(episode)).turns] == [("", None)] * 2

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.breaker import InfraStopped
 from pipeline.config import Config, CreditConfig, OptimConfig, PolicyConfig, RolloutConfig, TasksConfig, TrainConfig
+from pipeline.config_io import load_config
 from pipeline.fake import MemoryMachines, SoftmaxLearner, SoftmaxPolicy
 from pipeline.journal import Journal
 from pipeline.prompt import ByteTemplate, Chat
@@ -183,3 +184,47 @@ async def test_a_publish_that_does_not_arrive_stops_the_run(tmp_path: Path) -> N
     with Journal(tmp_path) as journal, pytest.raises(PublishError, match="does not hold the learner's weights"):
         config = make_config(3)
         await train(config.model_copy(update={"policy": PolicyConfig(publish_tolerance=1e-6)}), journal, world)
+
+
+EVERY_KIND = [
+    CreditConfig(kind="episode_no_std"),
+    CreditConfig(kind="leave_one_out"),
+    CreditConfig(kind="ms_grpo", format_penalty=1.0, samples="per_turn", draws=6),
+    CreditConfig(kind="next_turn", turn_reward="tests"),
+    CreditConfig(kind="return_to_go", gamma=0.9),
+    CreditConfig(kind="turn_normalised", turn_reward="tests"),
+    CreditConfig(kind="gigpo"),
+    CreditConfig(kind="mt_grpo", turn_reward="tests"),
+    CreditConfig(kind="potential"),
+]
+
+
+@pytest.mark.parametrize("credit", EVERY_KIND, ids=lambda credit: credit.kind)
+async def test_every_kind_of_credit_trains_and_resumes_from_the_journal(tmp_path: Path, credit: CreditConfig) -> None:
+    rollout = make_world().rig.rollout.model_copy(update={"anchors": True, "visible_tests": "python -m pytest -q"})
+    config = make_config(3).model_copy(update={"credit": credit})
+    ends = []
+    for steps in ((3,), (2, 3)):  # at once; and stopped after two steps, which a new learner repeats from the journal
+        with Journal(tmp_path / str(len(steps))) as journal:
+            for count in steps:
+                world = make_world()
+                machines = MemoryMachines(
+                    lambda: FakeSandbox(
+                        {"sha256sum": b"abc  -", "pytest": b"1 passed, 1 failed in 1s"},
+                        {"/testbed/calc.py": b"def add(a, b):\n    return a - b\n"},
+                    )
+                )
+                world = replace(world, rig=replace(world.rig, rollout=rollout, machines=machines))
+                await train(config.model_copy(update={"train": TrainConfig(steps=count, save_every=9)}), journal, world)
+            ends.append((world.policy.version, await _log_p(world)))
+    assert ends[0][0] == ends[1][0] > 0
+    np.testing.assert_array_equal(ends[0][1], ends[1][1])
+
+
+async def test_ms_grpo_yaml_trains_on_fakes(tmp_path: Path) -> None:
+    shipped = load_config(Path(__file__).parent.parent / "configs" / "ms_grpo.yaml", [], Config)
+    config = make_config(3).model_copy(update={"credit": shipped.credit, "loss": shipped.loss})
+    assert (shipped.credit.kind, shipped.credit.samples, shipped.credit.draws) == ("ms_grpo", "per_turn", 64)
+    with Journal(tmp_path) as journal:
+        await train(config, journal, make_world())
+        assert any("publish/version" in metrics for metrics in journal.steps().values())
