@@ -261,7 +261,7 @@ async def test_without_control_groups_processes_memory_and_cpus_are_limited_all_
 
 @pytest.mark.docker
 async def test_an_image_with_its_own_repository_is_refused_and_not_hidden(limits):
-    with pytest.raises(SandboxError, match="tree file"):
+    with pytest.raises(SandboxError, match="must be sealed before it is started"):
         await open_backend("docker").start(Image("greengrad/base:1"), limits)
 
 
