@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from .config import CreditConfig
-from .credit import Floats, Outcomes, Ragged, assign_credit
+from .credit import Floats, Outcomes, Ragged, assign_credit, discount, earned_by_turn, pay_last
 
 BROKEN, PATCHED, UNDERSTOOD = range(3)
 PHI = (0.25, 0.75, 0.0)
@@ -167,6 +167,37 @@ def expected_estimate(scheme: Scheme, size: int, logits: Floats = LOGITS, *, tok
         turns = sum(len(PATHS[index].states) for index in group) / mean_turns
         total += float(np.prod([chances_E[index] for index in group])) * gradient / (turns if token_mean else size)
     return total
+
+
+def centred_by_index(outcomes: Outcomes) -> Ragged:
+    """r_t - mean of the others' r_t, over those who have a turn t, summed to go: of what verl issue 7244 warns, without the std."""
+    rewards = pay_last(earned_by_turn(outcomes, CreditConfig(kind="return_to_go", turn_reward="tests")), outcomes.rewards_G)
+    centred = [rewards_N.copy() for rewards_N in rewards]
+    for turn in range(max(len(rewards_N) for rewards_N in rewards)):
+        alive = [index for index, rewards_N in enumerate(rewards) if len(rewards_N) > turn]
+        for index in alive:
+            others = [rewards[other][turn] for other in alive if other != index]
+            centred[index][turn] -= sum(others) / len(others) if others else 0.0
+    return tuple(discount(centred_N, 1.0) for centred_N in centred)
+
+
+def predicted_bias(size: int) -> Floats:
+    """-sum_t E[baseline_t] grad P(there is a turn t), shape (P,): the bias of `centred_by_index`, in closed form.
+
+    E[baseline_t] = E[r_t | turn t] * P(one of the size - 1 others has a turn t), which are independent of this episode.
+    """
+    pi, total = probabilities(LOGITS), np.zeros(LOGITS.size)
+    for turn in range(TURNS):
+        there = [(path_probability(path, pi), path) for path in PATHS if len(path.states) > turn]
+        chance = sum(weight for weight, _ in there)
+        mean = sum(weight * _reward_at(path, turn) for weight, path in there) / chance
+        cost = mean * (1 - (1 - chance) ** (size - 1))
+        total -= cost * np.sum([weight * scores(path, pi).sum(axis=0) for weight, path in there], axis=0)
+    return total
+
+
+def _reward_at(path: Path, turn: int) -> float:
+    return path.reward if turn == len(path.states) - 1 else PHI[path.states[turn + 1]] - PHI[path.states[turn]]
 
 
 def hidden_cost(size: int) -> tuple[float, float]:

@@ -1,7 +1,11 @@
 """Proofs of credit: every turn-level scheme by hand, what each promises, its exact bias on a finite MDP, and weighted draws."""
 
 import itertools
+import json
 import math
+import pathlib
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.batch import build_batch
 from pipeline.config import CreditConfig
-from pipeline.credit import Outcomes, assign_credit, discount, potential
+from pipeline.credit import Outcomes, assign_credit, discount, has_signal, potential, turn_normalised
 from pipeline.draw import draw_counts, draw_factors
 from pipeline.proofs import (
     CLAIMS,
@@ -20,12 +24,14 @@ from pipeline.proofs import (
     PHI,
     Path,
     ascend,
+    centred_by_index,
     compare,
     exact_gradient,
     expected_estimate,
     hidden_cost,
     outcomes_of,
     path_probability,
+    predicted_bias,
     probabilities,
     success,
     sum_rewards,
@@ -333,6 +339,27 @@ def test_per_turn_normalisation_charges_the_mean_reward_for_every_extra_turn():
     np.testing.assert_allclose([cost for cost, _ in costs], [0.105, 0.175, 0.193, 0.199], atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_a_baseline_by_turn_index_has_the_bias_of_its_closed_form(size):
+    bias = expected_estimate(centred_by_index, size) - exact_gradient(sum_rewards)
+    np.testing.assert_allclose(bias, predicted_bias(size), atol=1e-12)
+    turns = exact_gradient(lambda path: len(path.states))
+    assert -bias @ turns / (turns @ turns) == pytest.approx({2: 0.0943, 3: 0.1530, 4: 0.1896}[size], abs=1e-4)  # per extra turn
+
+
+@pytest.mark.parametrize(("name", "exact"), [("leave_one_out", True), ("return_to_go", True), ("potential", False)])
+def test_dropping_constant_groups_biases_the_potential_alone_and_filter_on_shaped_keeps_them(name, exact):
+    claim, truth = next(claim for claim in CLAIMS if claim.name == name), exact_gradient(lambda path: path.reward)
+
+    def filtered(filter_on):
+        config = claim.credit.model_copy(update={"filter_on": filter_on})
+        return lambda group: tuple(a_N * has_signal(group, config, OFF) for a_N in claim(group))
+
+    assert compare(expected_estimate(filtered("shaped"), 2), truth) == pytest.approx((1, 1))
+    found = compare(expected_estimate(filtered("outcome"), 2), truth)
+    assert found == pytest.approx((1, 1) if exact else (0.990, 1.164), abs=6e-4)
+
+
 def test_where_every_turn_earns_the_same_per_turn_normalisation_sees_nothing_at_all():
     # Every turn earns 1/10 whatever is done: grad E[sum r] = grad E[turns] / 10, and the estimate is 0: -1/10 per extra turn, exactly.
     tenth = lambda path: 0.1 * len(path.states)  # noqa: E731
@@ -342,8 +369,6 @@ def test_where_every_turn_earns_the_same_per_turn_normalisation_sees_nothing_at_
 
 
 def assign_turns(group, earned):
-    from pipeline.credit import turn_normalised
-
     return turn_normalised(tuple(np.full(int(turns), earned) for turns in group.turns_G))
 
 
@@ -418,3 +443,13 @@ def test_a_drawn_batch_holds_each_drawn_episode_once_with_its_weight():
     heavy = build_batch(groups_of_two, CreditConfig(draws=3, draw_weights="priority"), OFF)
     assert [s.episode_id for s in heavy.samples] == names
     assert any((left.advantages_T != right.advantages_T).any() for left, right in zip(heavy.samples, drawn.samples, strict=True))
+
+
+def test_the_table_of_the_readme_is_printed_and_written(tmp_path):
+    script = pathlib.Path(__file__).parent.parent / "scripts" / "bench" / "credit_bias.py"
+    command = [sys.executable, str(script), "--quick", "--json", str(tmp_path / "bias.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads((tmp_path / "bias.json").read_text())
+    assert set(found["bias"]) == {claim.name for claim in CLAIMS}
+    assert found["bias"]["next_turn, tests"]["cos R, G=2"] == pytest.approx(-0.588, abs=1e-3)
+    assert "| next_turn, tests | -0.588 | 1.322 |" in done.stdout
