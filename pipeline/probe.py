@@ -17,6 +17,8 @@ HASH = rf"""set -o pipefail
 {{ find . {LEFT_OUT} -o \( -type f -o -type l \) -printf '%P %y %m %l\n' | LC_ALL=C sort &&
   find . {LEFT_OUT} -o -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum; }} | sha256sum"""
 """Names, modes, links and contents; .git and caches left out, as sandbox/repo.py does. It reads every file once and writes nothing."""
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""A .pyc of ours could outlive an edit of the same size within a second, and the agent would run the old code."""
 COUNT = re.compile(r"(\d+) (passed|failed|errors?)\b")
 
 
@@ -36,7 +38,7 @@ async def look(sandbox: Sandbox, rollout: RolloutConfig, seconds: float, *, firs
     anchor = await _hash_tree(sandbox, seconds) if rollout.anchors else ""
     if not rollout.visible_tests:
         return Seen(anchor)
-    result = await sandbox.run(rollout.visible_tests, seconds=seconds)
+    result = await sandbox.run(rollout.visible_tests, env=NO_BYTECODE, seconds=seconds)
     passed = read_share(result.text)
     if first and result.timed_out:
         raise SandboxError(f"{sandbox.id}: the visible tests of an untouched tree took longer than {seconds:g} s")

@@ -116,3 +116,18 @@ def test_a_constant_token_count_takes_the_lengths_out_of_the_loss():
     np.testing.assert_allclose(weigh_samples(samples, "constant", 1000), [1 / 2000, 1 / 2000])
     np.testing.assert_allclose(weigh_samples([samples[0]] * 3, "constant", 50), [1 / 50] * 3)  # three samples of one episode
     assert LossConfig(aggregation="constant", constant_tokens=7).constant_tokens == 7
+
+
+async def test_in_a_real_machine_the_probe_sees_the_tree_and_the_tests_and_kills_nothing(machine):
+    rollout = RolloutConfig(anchors=True, visible_tests="python -m pytest -q -p no:cacheprovider")
+    await machine.write(
+        "/testbed/test_calc.py", b"from calc import add\ndef test_zero(): assert add(1, 0) == 1\ndef test_add(): assert add(1, 1) == 2\n"
+    )
+    await machine.run("sleep 60 > /tmp/out 2>&1 & echo $! > /tmp/pid")
+    first = await look(machine, rollout, 20, first=True)
+    again = await look(machine, rollout, 20, first=False)
+    await machine.write("/testbed/calc.py", b"def add(a, b):\n    return a + b\n")
+    fixed = await look(machine, rollout, 20, first=False)
+    assert (first.passed, fixed.passed) == (0.5, 1.0)
+    assert first.anchor == again.anchor != fixed.anchor and len(first.anchor) == 64
+    assert (await machine.run("kill -0 $(cat /tmp/pid)")).exit_code == 0
