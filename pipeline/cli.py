@@ -94,6 +94,8 @@ def _catch_termination() -> Callable[[], bool]:
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         received.append(number)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without job control starts what is behind & so
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGINT)
 
     for number in (signal.SIGTERM, signal.SIGHUP):

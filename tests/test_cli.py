@@ -128,20 +128,28 @@ def test_a_rollout_records_every_turn_and_can_be_shown_and_viewed(suite: Path, t
     assert greengrad("view", run).stdout.strip() == f"{run}/report.html"
 
 
-def hanging_eval(suite: Path, folder: Path, backend: str) -> tuple[subprocess.Popen[str], str]:
-    """An eval whose agent sleeps in its sandbox, and the command that sleeps."""
+def hanging_eval(suite: Path, folder: Path, backend: str, interrupts: signal.Handlers) -> tuple[subprocess.Popen[str], str]:
+    """An eval whose agent sleeps in its sandbox, and the command that sleeps. `interrupts`: what it inherits for SIGINT."""
     mark = f"sleep 300.{os.getpid()}"
     (folder / "script.json").write_text(json.dumps({"*": [{"name": "bash", "arguments": {"command": mark}}]}))
     words = ["eval", str(suite), "--policy", f"script:{folder}/script.json", "--out", str(folder / "out"), "--sandbox", backend]
     limits = ["--sandbox.command_seconds", "250"]
-    process = subprocess.Popen([*GREENGRAD, *words, *limits], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    process = subprocess.Popen(
+        [*GREENGRAD, *words, *limits],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),
+    )
     return process, mark
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_tears_the_sandboxes_down_first(suite: Path, tmp_path: Path, backend: str, number: int, code: int) -> None:
-    process, mark = hanging_eval(suite, tmp_path, backend)
+    ignores = signal.SIG_IGN if number == signal.SIGTERM else signal.SIG_DFL  # as a program behind & in a script does
+    process, mark = hanging_eval(suite, tmp_path, backend, ignores)
     try:
         wait_until(lambda: any(processes_with(mark)), 120)
         process.send_signal(number)
