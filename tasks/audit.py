@@ -11,7 +11,8 @@ not covered: source that holds a table of right answers for the tests that it ha
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -24,8 +25,8 @@ from .lease import Machines, machine
 from .patches import diff_text, split_patch
 from .protect import drop_protected
 from .script import PYTEST
-from .swebench import read_log
-from .variants import negated, new_name, renamed
+from .swebench import START, read_log
+from .variants import negated, new_name, renamed, unseen
 
 NAMES = "-o python_files=check*.py -o python_functions=check* -o python_classes=Check*"
 """What makes pytest find the tests of a renamed variant."""
@@ -86,7 +87,7 @@ def compare(gold: Outcomes, patch: Outcomes) -> tuple[str, ...]:
         if status is None or status in GOOD:
             told.append(f"{'passes' if status else 'gives no result for'} {test} where what it expects is changed")
     bad = [test for test, status in gold.renamed.items() if status in GOOD and patch.renamed.get(test) not in GOOD]
-    return (*told, *(f"fails {test}, which only has another name than before" for test in bad))
+    return (*told, *(f"fails {test}, which has another name and does not show its runner" for test in bad))
 
 
 async def _run_variants(machines: Machines, task: Task, patch: str, limits: Limits) -> Outcomes:
@@ -112,15 +113,32 @@ def negated_task(task: Task) -> Task | None:
 
 
 def renamed_task(task: Task) -> Task | None:
-    """The task with other names in its hidden tests, and with options that find them."""
+    """The task with other names in its hidden tests and out of the runner's sight; their folder is copied to one of another name."""
     found = {}
     for path, source in _sources(task).items():
         place = PurePosixPath(path)
         name = new_name(place.name) if place.name.startswith("test") else f"check_{place.name}"
         if text := renamed(source):
-            found[path] = (str(place.with_name(name)), text)
+            found[path] = (str(place.with_name(name)), unseen(text))
     variant = _with_tests(task, found)
-    return variant and replace(variant, eval_script=variant.eval_script.replace(f"{PYTEST} ", f"{PYTEST} {NAMES} "))
+    return variant and replace(variant, eval_script=_elsewhere(variant.eval_script, [place for place, _ in found.values()]))
+
+
+def _elsewhere(script: str, places: Sequence[str]) -> str:
+    """The evaluation of renamed tests: options that find them, in copies of their folders."""
+    head, start, tests = script.partition(f": '{START}'\n")
+    tests = tests.replace(f"{PYTEST} ", f"{PYTEST} {NAMES} ")
+    for folder in {folder for place in places if (folder := _tests_folder(place))}:
+        other = str(PurePosixPath(folder).with_name(PurePosixPath(folder).name.replace("test", "check")))
+        head += f"cp -a {shlex.quote(folder)} {shlex.quote(other)}\n"
+        tests = tests.replace(f" {folder}/", f" {other}/")
+    return head + start + tests
+
+
+def _tests_folder(place: str) -> str:
+    """The outermost folder of a path whose name tells that it holds tests; "" where none does."""
+    parts = PurePosixPath(place).parts[:-1]
+    return next(("/".join(parts[: at + 1]) for at, part in enumerate(parts) if "test" in part), "")
 
 
 def _sources(task: Task) -> dict[str, str]:

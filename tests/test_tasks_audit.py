@@ -148,7 +148,7 @@ def test_only_variants_on_which_the_gold_patch_does_as_it_must_count():
     assert compare(gold, Outcomes({"a": "XFAIL", "b": "PASSED"}, {"c": "XFAIL"})) == ("passes a where what it expects is changed",)
     assert compare(gold, Outcomes({}, {"c": "ERROR"})) == (
         "gives no result for a where what it expects is changed",
-        "fails c, which only has another name than before",
+        "fails c, which has another name and does not show its runner",
     )
     assert compare(Outcomes({}, {}), Outcomes({"a": "PASSED"}, {"c": "FAILED"})) == ()
 
