@@ -6,11 +6,12 @@ from .fake import DyingSandbox, FakeBackend, FakeSandbox, HangingSandbox
 from .images import ensure_environment, environment_name
 from .open import open_backend
 from .pool import Pool
-from .repo import apply_patch, diff, make_tree, tree_hash
+from .repo import DIFF_BYTES, apply_patch, diff, make_tree, tree_hash
 from .seal import seal, seal_all, sealed
 from .traces import Secret
 
 __all__ = [
+    "DIFF_BYTES",
     "WORKDIR",
     "Backend",
     "DyingSandbox",

@@ -24,6 +24,8 @@ JUNK = ("__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", ".ruff_cac
 """What running tests leaves behind; never part of a diff unless the commit holds it."""
 WHEN = 946_684_800
 """The time of every file and commit in a tree: 2000-01-01 UTC."""
+DIFF_BYTES = 8 << 20
+"""A larger diff is no patch: one of empty lines alone would take a hundred times as much of the host's memory when it is looked through."""
 SECONDS = 120.0
 
 QUIET = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1", "HOME": "/nonexistent", "LC_ALL": "C"}
@@ -138,9 +140,12 @@ async def _own_doing(sandbox: Sandbox, script: str, env: dict[str, str]) -> byte
 
 async def _read(sandbox: Sandbox, path: str) -> bytes:
     try:
-        return await sandbox.read(path)
+        data = await sandbox.read(path)
     except PermissionError as error:
         raise ResourceExhausted(f"the diff cannot be read: {error.strerror}") from error
+    if len(data) > DIFF_BYTES:
+        raise ResourceExhausted(f"the diff is larger than {DIFF_BYTES >> 20} MiB")
+    return data
 
 
 def _git_part(tree: Path) -> bytes:

@@ -26,7 +26,7 @@ from dataclasses import replace
 
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from sandbox import Limits, ResourceExhausted, SandboxError, apply_patch
+from sandbox import DIFF_BYTES, Limits, ResourceExhausted, SandboxError, apply_patch
 
 from .audit import Audit, Auditor
 from .base import Evidence, Outcome, Task, Verdict
@@ -49,6 +49,8 @@ async def grade(machines: Machines, task: Task, patch: str, limits: Limits | Non
         return Verdict(task.instance_id, Outcome.INFRA, task.unusable)
     if not patch.strip():
         return Verdict(task.instance_id, Outcome.NO_PATCH, "nothing was changed")
+    if len(patch) > DIFF_BYTES:
+        return Verdict(task.instance_id, Outcome.PATCH_INVALID, f"the patch is larger than {DIFF_BYTES >> 20} MiB")
     verdict = await _with_retries(machines, task, patch, _widen(limits or Limits(), task), auditor)
     return replace(verdict, seconds=time.monotonic() - started)
 

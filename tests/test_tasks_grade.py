@@ -90,6 +90,12 @@ async def test_an_empty_patch_is_no_patch_and_needs_no_machine(toys):
     assert machines.started == []
 
 
+async def test_a_patch_too_large_to_look_through_is_invalid_and_needs_no_machine(toys):
+    machines = FakeBackend()
+    verdict = await grade(machines, toys["add"], change("big.txt", "\n" * (9 << 20)))
+    assert (verdict.outcome, verdict.reward, machines.started) == (Outcome.PATCH_INVALID, 0.0, []) and "8 MiB" in verdict.reason
+
+
 async def test_a_patch_that_does_not_apply_is_invalid(backend, toys):
     verdict = await grade(backend, toys["add"], change("calc.py", "x = 2\n", "x = 1\n"), LIMITS)
     assert (verdict.outcome, verdict.reward) == (Outcome.PATCH_INVALID, 0.0)
