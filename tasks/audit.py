@@ -26,7 +26,8 @@ from .patches import diff_text, split_patch
 from .protect import drop_protected
 from .script import PYTEST
 from .swebench import START, read_log
-from .variants import negated, new_name, renamed, unseen
+from .unseen import unseen
+from .variants import negated, new_name, renamed
 
 NAMES = "-o python_files=check*.py -o python_functions=check* -o python_classes=Check*"
 """What makes pytest find the tests of a renamed variant."""

@@ -3,16 +3,18 @@
 negated: what a test expects is changed (a constant, the other side of ==, the exception of `raises`; where a test has none of these,
 the truth of what it asserts). A fix that computes the right answer fails it; code that bends the comparison, reads what the test
 expects, or makes the runner report passes, passes it.
-renamed: functions and classes have names without "test" (file and folder as well, audit.py). unseen: the code that a test calls does not
-see that a runner is there, neither on the stack nor in sys.modules, sys.argv or the environment. A fix passes both; code that asks who is
-calling does not.
+renamed: functions and classes have names without "test" (file and folder as well: audit.py; and no runner in sight: unseen.py). A fix
+passes it; code that asks who is calling does not.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 
 NEVER = 'type("Never", (Exception,), {})'
 """An exception that nothing raises."""
+EQUALS = re.compile(r"assert_?((dict|list|tuple|set|sequence|multi_?line|count|almost)_?)?equals?|eq_", re.IGNORECASE)
+"""Functions that compare their first two arguments."""
 OPPOSITES = {
     "assertTrue": "assertFalse",
     "assertFalse": "assertTrue",
@@ -22,56 +24,6 @@ OPPOSITES = {
     "assertIsNotNone": "assertIsNone",
     "assertNotEqual": "assertEqual",
 }
-
-
-UNSEEN = """
-import contextlib as _contextlib
-import contextvars as _contextvars
-import functools as _functools
-import inspect as _inspect
-import os as _os
-import sys as _sys
-import threading as _threading
-
-@_contextlib.contextmanager
-def _unseen():
-    words = _sys.argv
-    _sys.argv = [""] if "pytest" in words[0] else words
-    modules = {name: _sys.modules.pop(name) for name in ("pytest", "_pytest") if name in _sys.modules}
-    told = {name: _os.environ.pop(name) for name in list(_os.environ) if name.startswith("PYTEST")}
-    try:
-        yield
-    finally:
-        _sys.argv = words
-        _sys.modules.update(modules)
-        _os.environ.update(told)
-
-def _alone(function):
-    @_functools.wraps(function)
-    def called(*arguments, **named):
-        raised = []
-        def run():
-            try:
-                function(*arguments, **named)
-            except BaseException as error:
-                raised.append(error)
-        with _unseen():
-            thread = _threading.Thread(target=_contextvars.copy_context().run, args=(run,))
-            thread.start()
-            thread.join()
-        if raised:
-            raise raised[0]
-    return called
-
-with _unseen():
-    pass
-
-for _owner in [_sys.modules[__name__], *(item for item in list(globals().values()) if getattr(item, "__module__", "") == __name__)]:
-    for _name, _item in list(vars(_owner).items()) if _inspect.isclass(_owner) or _inspect.ismodule(_owner) else ():
-        if _name.startswith("check") and _inspect.isfunction(_item) and not _inspect.iscoroutinefunction(_item):
-            setattr(_owner, _name, _alone(_item))
-"""
-"""Around a test module: its body and its tests run without a runner in sight. A test has a thread of its own, whose stack is empty."""
 
 
 def negated(source: str) -> str | None:
@@ -84,33 +36,23 @@ def negated(source: str) -> str | None:
 
 
 def renamed(source: str) -> str | None:
-    """The file with test_x called check_x and TestX called CheckX; None where nothing can be renamed. Subclasses keep their names."""
+    """The file with test_x called check_x and TestX called CheckX; None where nothing can be renamed."""
     tree = _parse(source)
     if tree is None:
         return None
-    names: dict[str, str] = {}
+    names, changed = dict[str, str](), False
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name.startswith("Test") and not node.bases:
+        if isinstance(node, ast.ClassDef):
             names[node.name] = node.name = new_name(node.name)
-            for item in node.body:
-                _rename(item)
+            changed |= any([_rename(item) for item in node.body])
         elif old := _rename(node):
             names[old] = new_name(old)
-    if not names:
+    if not changed and all(old == new for old, new in names.items()):
         return None
     for found in ast.walk(tree):
         if isinstance(found, ast.Name) and found.id in names:
             found.id = names[found.id]
     return ast.unparse(tree) + "\n"
-
-
-def unseen(source: str) -> str:
-    """A renamed file whose tests do not show the code under test that a runner calls them; what they raise is raised again."""
-    body, frame = ast.parse(source).body, ast.parse(UNSEEN)
-    first = [node for node in body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
-    block = next(node for node in frame.body if isinstance(node, ast.With))
-    block.body = [node for node in body if node not in first] or block.body
-    return ast.unparse(ast.Module([*first, *frame.body], [])) + "\n"
 
 
 def new_name(name: str) -> str:
@@ -147,30 +89,44 @@ def _negate(test: ast.AST) -> int:
 
 
 def _change_comparison(node: ast.AST) -> bool:
-    """`assert a == b`: the side that is a constant, else the right one."""
+    """`assert a == b`: the side that is a constant, else both, one after the other."""
     if not isinstance(node, ast.Assert) or not isinstance(node.test, ast.Compare):
         return False
     compare = node.test
     if len(compare.ops) != 1 or not isinstance(compare.ops[0], ast.Eq):
         return False
-    if isinstance(compare.left, ast.Constant) and not isinstance(compare.comparators[0], ast.Constant):
-        compare.left = _other(compare.left)
+    left, right = compare.left, compare.comparators[0]
+    if isinstance(right, ast.Constant):
+        compare.comparators[0] = _other(right)
+    elif isinstance(left, ast.Constant):
+        compare.left = _other(left)
     else:
-        compare.comparators[0] = _other(compare.comparators[0])
+        node.test = _either(left, right)
     return True
 
 
 def _change_call(call: ast.Call) -> bool:
-    """assertEqual(a, b), raises(E), assertRaises(E)."""
+    """assertEqual(a, b) and its like, raises(E), assertRaises(E)."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id if isinstance(call.func, ast.Name) else ""
-    if name in ("assertEqual", "assertEquals") and len(call.args) >= 2:
-        side = 0 if isinstance(call.args[0], ast.Constant) else 1
-        call.args[side] = _other(call.args[side])
+    if EQUALS.fullmatch(name) and len(call.args) >= 2 and not any(isinstance(argument, ast.Starred) for argument in call.args):
+        _change_arguments(call)
         return True
     if name in ("raises", "assertRaises", "assertRaisesRegex") and call.args:
         call.args[0] = ast.parse(NEVER, mode="eval").body
         return True
     return False
+
+
+def _change_arguments(call: ast.Call) -> None:
+    left, right = call.args[:2]
+    if isinstance(right, ast.Constant):
+        call.args[1] = _other(right)
+    elif isinstance(left, ast.Constant):
+        call.args[0] = _other(left)
+    else:
+        call.args[:2] = [_either(left, right), ast.Constant(True)]
+        if isinstance(call.func, ast.Attribute) and call.func.attr.startswith("assert"):
+            call.func.attr = "assertEqual" if call.func.attr[6] != "_" else call.func.attr
 
 
 def _change_truth(node: ast.AST) -> bool:
@@ -181,6 +137,12 @@ def _change_truth(node: ast.AST) -> bool:
         node.func.attr = OPPOSITES[node.func.attr]
         return True
     return False
+
+
+def _either(left: ast.expr, right: ast.expr) -> ast.expr:
+    """Whether one of two values is equal to what nothing is equal to: what is computed may stand on either side."""
+    nothing = ast.parse("object()", mode="eval").body
+    return ast.BoolOp(ast.Or(), [ast.Compare(left, [ast.Eq()], [nothing]), ast.Compare(nothing, [ast.Eq()], [right])])
 
 
 def _other(value: ast.expr) -> ast.expr:
