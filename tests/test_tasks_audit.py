@@ -243,7 +243,7 @@ def test_names_lose_the_word_test_where_nothing_else_depends_on_it():
 
 def test_notes_tell_what_the_gold_patch_does_not_do_itself():
     patch = diff_text("calc.py", BUG, "import sys\n\nx = sys._getframe(1)\nclass A:\n    def __eq__(self, o):\n        return True\n" + BUG)
-    assert notes(patch, "") == ("defines how it compares", "looks who is calling")
+    assert notes(patch, "") == ("has comparisons that cannot be false", "defines how it compares", "looks who is calling")
     assert notes(patch, patch) == () == notes(diff_text("notes.txt", None, "sys._getframe\n"), "")
 
 
@@ -259,3 +259,25 @@ def test_a_module_out_of_sight_keeps_its_future_its_fixtures_and_what_its_tests_
     with pytest.raises(KeyError):
         names["check_a"](1)
     assert (sys.argv, os.environ["PYTEST_CURRENT_TEST"], sys.modules["pytest"]) == before
+
+
+NOTED = {
+    "def __eq__(self, other):\n    if other:\n        return True\n    return True\n": [
+        "has comparisons that cannot be false",
+        "defines how it compares",
+    ],
+    "def __eq__(self, other):\n    return self.x == other.x\n": ["defines how it compares"],
+    "x = type('X', (), {'__eq__': lambda *both: True})\n": ["has comparisons that cannot be false", "defines how it compares"],
+    "if any(f.name.startswith('test_') for f in traceback.extract_stack()):\n    pass\n": ["looks who is calling", "names tests"],
+    "if 'PYTEST_CURRENT_TEST' in os.environ:\n    pass\n": ["names the test runner"],
+    "os._exit(0)\n": ["ends or forks the process"],
+    "sys.settrace(None)\ngc.get_objects()\n": ["reaches into the interpreter"],
+    "    return x  # as pytest and unittest do\n": [],
+    'def f():\n    """As pytest does, with sys.modules."""\n    return 1\n': [],
+    "elif sys._getframe(1):  # no tree of its own\n": ["looks who is calling"],
+}
+
+
+@pytest.mark.parametrize("lines", NOTED)
+def test_signs_are_read_in_the_code_not_in_its_comments(lines):
+    assert list(notes(diff_text("a.py", "x = 1\n", "x = 1\n" + lines), "")) == NOTED[lines]
