@@ -98,7 +98,8 @@ def summary(verdicts: Sequence[Verdict], predictions: Sequence[Prediction], inst
     """The run report: the official schema (version 2), and lists of ours: suspect, official_resolved, log_only, audited.
 
     As there, an infrastructure failure stays in the denominator: its id is in error_ids as well. official_resolved_ids are what the
-    official harness' parser says of the same logs; audit_findings holds what held-out tests showed (audit.py), by instance.
+    official harness' parser says of the same logs; audit_findings holds what held-out tests showed (audit.py), audit_notes what the patch's
+    text looks like (detect.py), by instance.
     """
     by_outcome = {outcome: sorted(v.instance_id for v in verdicts if v.outcome is outcome) for outcome in Outcome}
     submitted = sorted(item.instance_id for item in predictions)
@@ -126,7 +127,8 @@ def summary(verdicts: Sequence[Verdict], predictions: Sequence[Prediction], inst
     counts = {f"{name}_instances": len(ids) for name, ids in lists.items() if name != "incomplete"}
     ids = {f"{name}_ids": sorted(ids) for name, ids in lists.items()}
     findings = {v.instance_id: list(v.findings) for v in verdicts if v.findings}
-    told = {"failure_reasons": dict(sorted(reasons.items())), "audit_findings": findings}
+    notes = {v.instance_id: list(v.notes) for v in verdicts if v.notes}
+    told = {"failure_reasons": dict(sorted(reasons.items())), "audit_findings": findings, "audit_notes": notes}
     return {"total_instances": len(instances), **counts, **ids, **told, "schema_version": 2}
 
 

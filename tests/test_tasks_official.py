@@ -119,7 +119,11 @@ async def test_the_run_report_has_the_official_schema(toys, tmp_path, monkeypatc
     )
     assert {key: ours[key] for key in theirs} == theirs
     lists = ("suspect", "official_resolved", "log_only", "audited")
-    assert set(ours) - set(theirs) == {"audit_findings", *(f"{name}_{what}" for name in lists for what in ("ids", "instances"))}
+    assert set(ours) - set(theirs) == {
+        "audit_findings",
+        "audit_notes",
+        *(f"{name}_{what}" for name in lists for what in ("ids", "instances")),
+    }
 
 
 def test_regrading_a_log_that_was_changed_afterwards_asks_the_recorded_witness(toys, tmp_path):
@@ -162,10 +166,12 @@ async def test_a_verdict_of_an_audit_and_one_by_the_log_alone_say_so(toys, tmp_p
         audited=True,
         findings=("x",),
         kept=("y",),
+        notes=("z",),
     )
     other = Verdict(toys.tasks[1].instance_id, Outcome.RESOLVED, official=True, evidence=Evidence.LOG_ONLY)
     predictions = [Prediction(one.instance_id, "m", forged) for one in (verdict, other)]
     report = json.loads(write_report(tmp_path, [verdict, other], predictions, toys).read_text())
     assert report["audited_ids"] == report["suspect_ids"] == [task.instance_id] and report["audit_findings"] == {task.instance_id: ["x"]}
+    assert report["audit_notes"] == {task.instance_id: ["z"]}
     assert report["log_only_ids"] == [other.instance_id] == report["resolved_ids"]
     assert read_verdicts(tmp_path) == (verdict, other)
