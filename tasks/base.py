@@ -56,7 +56,7 @@ class Evidence(StrEnum):
     NONE = ""
     """No test was run."""
     WITNESSED = "witnessed"
-    """The log, and our plugin's signed record out of band that agrees with it."""
+    """Our plugin watched the tests: a log that says resolved counts only where its signed record, out of band, agrees."""
     LOG_ONLY = "log_only"
     """The log alone, which the process under test has printed: other runners than pytest, and environments that are not ours."""
 

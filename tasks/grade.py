@@ -9,16 +9,19 @@ How a patch might decide its own grade, and what stops it:
   read-only from the tests' start (guarded_script)   the files of the test patch
   found by the witness (witness.py), a plugin    code under test that prints PASSED lines or an END marker, ends the process with
   of ours with signed records out of band;       status 0 before or after the report, rewrites reports in a hook, replaces
-  a resolved log that it contradicts is SUSPECT  functions of the runner, changes a test file or adds a conftest.py; declared tests
-                                                 that did not run; an exit code that the log tells otherwise
+  a resolved log that it contradicts is SUSPECT  functions of the runner, changes a test file or adds a conftest.py (also when a
+                                                 conftest.py of the task imports it, before the session); declared tests that did
+                                                 not run; an exit code that the log tells otherwise
   found by the audit (audit.py), tests that      what code can do that shares a process with its tests: an object that is equal to
-  must fail and still pass, on a share of the    everything, a caller that is recognised, a stolen key, a runner patched and put back,
-  resolved patches; SUSPECT as well              tests whose bodies are swapped, failures that are called expected
+  must fail and still pass, or have another      everything, a caller or a runner that is recognised, a stolen key, a runner patched
+  name and fail, on a share of the resolved      and put back, tests whose bodies are swapped, failures that are called expected
+  patches; SUSPECT as well
 
-The plugin is named with -p by its module, out of a folder that nobody else can know, which leaves the path at once: pytest takes no path
-there. Verdicts of other runners rest on the log alone and say so (Evidence.LOG_ONLY). The official harness' word stays beside ours.
+The plugin is named with -p by its module, because pytest imports what stands there and so takes no path. Its folder has a random name and
+leaves the import path as soon as the plugin is loaded; a module of its name in a patch is left out. Verdicts of other runners rest on the
+log alone and say so (Evidence.LOG_ONLY). The official harness' word stays beside ours.
 
-Not covered: a patch that recognises the audit's variants as such; whatever an agent writes into the code that is not tested.
+Not covered: what audit.py lists; whatever an agent writes into code that no test runs.
 """
 
 import time
@@ -66,7 +69,7 @@ async def grade_untouched(machines: Machines, task: Task, limits: Limits | None 
 
 def judge(task: Task, evaluation: Evaluation) -> Verdict:
     """The verdict on one run of the tests: the official grader's, unless the witness contradicts it."""
-    evidence = Evidence.WITNESSED if is_witnessed(task) else Evidence.LOG_ONLY
+    evidence = Evidence.NONE if START not in evaluation.log else Evidence.WITNESSED if is_witnessed(task) else Evidence.LOG_ONLY
     verdict = Verdict(task.instance_id, Outcome.UNRESOLVED, log=evaluation.log, witness=evaluation.witness.statuses, evidence=evidence)
     if evaluation.timed_out:
         return replace(verdict, outcome=Outcome.TESTS_TIMEOUT, reason=f"the tests took more than {task.test_seconds:g} seconds")

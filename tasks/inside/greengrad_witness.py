@@ -110,6 +110,7 @@ class _Witness:
         self.write({"end": int(exitstatus), "changed": changed, "rewritten": sorted(self.rewritten)})
 
 
+sys.path[:] = [folder for folder in sys.path if folder != os.path.dirname(__file__)]
 _tests: list[str] = json.loads(os.environ.pop("GREENGRAD_TESTS", "[]"))
 _write = _open_channel()
 
