@@ -71,6 +71,13 @@ def unseen(source: str) -> str:
     """A renamed file whose tests do not show the code under test that a runner calls them; what they raise is raised again."""
     body, frame = ast.parse(source).body, ast.parse(UNSEEN)
     first = [node for node in body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    runner = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom) and _brings_runner(node)]
     block = next(node for node in frame.body if isinstance(node, ast.With))
-    block.body = [node for node in body if node not in first] or block.body
-    return ast.unparse(ast.Module([*first, *frame.body], [])) + "\n"
+    block.body = [node for node in body if node not in (*first, *runner)] or block.body
+    return ast.unparse(ast.Module([*first, *runner, *frame.body], [])) + "\n"
+
+
+def _brings_runner(node: ast.Import | ast.ImportFrom) -> bool:
+    """Such imports go before the rest: what the module imports meanwhile does not find a runner in sys.modules."""
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
+    return any(name.split(".")[0] in ("pytest", "_pytest") for name in names)

@@ -248,10 +248,9 @@ def test_notes_tell_what_the_gold_patch_does_not_do_itself():
 
 
 def test_a_module_out_of_sight_keeps_its_future_its_fixtures_and_what_its_tests_raise():
-    text = unseen(
-        renamed("from __future__ import annotations\n\nimport os\n\n\ndef test_a(x):\n    raise KeyError(x, 'pytest' in os.environ)\n")
-    )
-    assert text.startswith("from __future__ import annotations\n")
+    body = "def test_a(x):\n    raise KeyError(x, 'pytest' in os.environ)\n"
+    text = unseen(renamed(f"from __future__ import annotations\n\nimport os\nimport pytest\n\n\n{body}"))
+    assert text.startswith("from __future__ import annotations\nimport pytest\n")
     names = {"__name__": __name__}
     exec(compile(text.replace("_hide(_sys.modules[__name__])", "check_a = _alone(check_a)"), "x", "exec"), names)
     assert list(inspect.signature(names["check_a"]).parameters) == ["x"]

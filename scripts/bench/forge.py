@@ -148,6 +148,15 @@ import sys
 def _asked():
     return "pytest" in sys.modules
 """,
+    "sys.modules, as it is imported": """
+import sys
+
+_SEEN = "pytest" in sys.modules
+
+
+def _asked():
+    return _SEEN
+""",
     "the command line": """
 import sys
 
