@@ -124,3 +124,15 @@ async def test_a_declared_test_that_did_not_run_is_suspect(backend, toy):
     verdict = await graded(backend, task, said + FIX)
     assert (verdict.outcome, verdict.official) == (Outcome.SUSPECT, True), verdict.log
     assert verdict.reason == "the log says resolved, but these did not pass: tests/z/test_gone.py::test_gone"
+
+
+async def test_without_a_witness_a_verdict_rests_on_the_log_and_says_so(backend, toy):
+    """Environments that are not ours, and other runners: what the log says is believed, also where it lies."""
+    task = replace(several(toy), requirements=())
+    lines = "".join(f"PASSED {test}\n" for test in IDS).encode()
+    lie = f"import atexit, os, sys\n\natexit.register(lambda: (sys.stdout.flush(), os.write(1, {lines!r}), os._exit(0)))\n"
+    for source in (FIX, lie + BUG):
+        verdict = await graded(backend, task, source)
+        assert (verdict.outcome, verdict.official, verdict.evidence) == (Outcome.RESOLVED, True, Evidence.LOG_ONLY), verdict.log
+        assert (verdict.witness, verdict.audited) == ({}, False)
+    assert (await graded(backend, several(toy), lie + BUG)).outcome is Outcome.SUSPECT
