@@ -14,6 +14,7 @@ from .collect import gather
 from .config import Config, RolloutConfig, SandboxConfig, TasksConfig
 from .evaluate import Actor
 from .expert import make_expert
+from .manifest import record_images
 from .policy import start_policy
 from .prompt import ByteTemplate, Chat, load_chat
 from .types import Policy
@@ -68,8 +69,6 @@ def open_machines(sandbox: SandboxConfig) -> Backend:
 class Prepared:
     """What a run starts from."""
 
-    images: dict[str, str]
-    """Image name -> what identifies its content."""
     tasks: dict[str, Task]
     """Instance id -> the task, sealed; or with the reason why it must not be attempted."""
 
@@ -83,8 +82,8 @@ class Prepared:
         return usable
 
 
-async def prepare_machines(sandbox: SandboxConfig, suite: Path, tasks: Sequence[Task]) -> Prepared:
-    """Sweep what dead processes left behind; make environments, fetch images and seal these tasks."""
+async def prepare_machines(sandbox: SandboxConfig, suite: Path, tasks: Sequence[Task], run: Path | None = None) -> Prepared:
+    """Sweep what dead processes left behind; make environments, fetch images (named in the manifest of `run`) and seal these tasks."""
     backend = open_machines(sandbox)
     await backend.sweep()
     await prepare_suite(Suite(suite, tuple(tasks)))
@@ -96,8 +95,10 @@ async def prepare_machines(sandbox: SandboxConfig, suite: Path, tasks: Sequence[
 
     names = sorted({task.image.name for task in tasks})
     images = dict(zip(names, await gather([prepare(name) for name in names]), strict=True))
+    for line in record_images(run, images) if run else []:
+        log.warning("going on although %s", line)
     ready = await seal_tasks(backend, list({task.instance_id: task for task in tasks}.values()))
-    return Prepared(images, {task.instance_id: task for task in ready})
+    return Prepared({task.instance_id: task for task in ready})
 
 
 @asynccontextmanager

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,6 @@ from .config import Config, RftConfig, SandboxConfig
 from .config_io import dump_config, load_config, override
 
 if TYPE_CHECKING:
-    from tasks import Task
-
     from .results import Results
 
 SCRIPT_TURNS = 1000
@@ -117,12 +114,12 @@ def train(arguments: argparse.Namespace) -> int:
     if config.model is None:
         raise ValueError(f"{arguments.config}: model.path is missing: training needs a model")
     run = arguments.run or Path("runs") / config.name
-    tasks = choose_tasks(config.tasks, config.tasks.split)
+    choose_tasks(config.tasks, config.tasks.split)  # a suite that will not do is refused before anything is written
     start_run(run, config)
     if config.rft is not None and config.rft.episodes is not None:
         _fine_tune(config, config.rft, config.rft.episodes, run)
     else:
-        asyncio.run(_train(config, tasks, run))
+        asyncio.run(_train(config, run))
     print(f"done; greengrad show {run} and {run}/report.html show it")
     return 0
 
@@ -135,15 +132,12 @@ def _fine_tune(config: Config, rft: RftConfig, episodes: Path, run: Path) -> Non
     write_report(run)
 
 
-async def _train(config: Config, tasks: "Sequence[Task]", run: Path) -> None:
-    from .actor import prepare_machines
+async def _train(config: Config, run: Path) -> None:
     from .journal import Journal
     from .report import write_report
-    from .suite import note_images
     from .train import train as run_steps
     from .world import open_world
 
-    note_images(run, (await prepare_machines(config.sandbox, config.tasks.suite, tasks)).images)
     with Journal(run) as journal:
         if journal.next_step < config.train.steps:
             async with open_world(config, run) as world:

@@ -28,7 +28,7 @@ GB = 1e9
 HELD_OUT = "test"
 
 
-class Engine:
+class KeptEngine:
     """The engine of the last model that a phase served, kept for the next phase where that goes on with the same weights."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Job:
     rft: RftConfig
     recipe: str
     journal: Journal
-    engine: Engine
+    engine: KeptEngine
 
     @property
     def run(self) -> Path:
@@ -226,7 +226,7 @@ def run_quickstart(arguments: argparse.Namespace, overrides: list[str]) -> int:
     with Journal(arguments.run) as journal:
         if arguments.install_seconds is not None and not journal.phase_done("install"):
             journal.mark_phase("install", arguments.install_seconds)
-        asyncio.run(run_phases(Job(config, config.model, config.rft, arguments.recipe, journal, Engine())))
+        asyncio.run(run_phases(Job(config, config.model, config.rft, arguments.recipe, journal, KeptEngine())))
     return 0
 
 

@@ -4,7 +4,6 @@ Each writes into one folder (journal, predictions.jsonl, report.json, logs/) and
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,14 +14,11 @@ from .breaker import Breaker
 from .config import Config, SandboxConfig, TasksConfig
 from .evaluate import Work, attempt_all, evaluate_work, newest_episodes
 from .journal import Journal
-from .manifest import record_images
 from .progress import growing_progress
 from .prompt import ByteTemplate, Chat
 from .results import Results, save_results, summarise
 from .types import Episode, Policy, Stop
 from .world import open_rig
-
-log = logging.getLogger(__name__)
 
 
 async def evaluate_suite(config: Config, tasks: Sequence[Task], out: Path, served: Policy | None = None) -> Results:
@@ -77,16 +73,9 @@ async def validate(path: Path, sandbox: SandboxConfig, repeats: int, jobs: int) 
 
 
 async def prepare_work(config: Config, work: Sequence[Work], out: Path) -> list[Work]:
-    """The same work on sealed tasks; images go into the manifest."""
-    ready = await prepare_machines(config.sandbox, config.tasks.suite, [one.task for one in work])
-    note_images(out, ready.images)
+    """The same work, on sealed tasks."""
+    ready = await prepare_machines(config.sandbox, config.tasks.suite, [one.task for one in work], out)
     return [Work(one.name, ready.tasks[one.task.instance_id]) for one in work]
-
-
-def note_images(out: Path, digests: Mapping[str, str]) -> None:
-    """Into the manifest; an image that is another one than when the run began is told."""
-    for line in record_images(out, digests):
-        log.warning("going on although %s", line)
 
 
 def check_same_patches(journal: Journal, patches: Mapping[str, str]) -> None:

@@ -61,7 +61,8 @@ def setup_learner(config: Config, run: Path, total_steps: int = 0) -> LearnerSet
 async def open_world(config: Config, run: Path, served: Policy | None = None) -> AsyncIterator[World]:
     """Everything that a training run acts on; closed in reverse order, whatever happens. `served`: a policy that runs already and stays."""
     setup = setup_learner(config, run)
-    tasks = (await prepare_machines(config.sandbox, config.tasks.suite, choose_tasks(config.tasks, config.tasks.split))).usable()
+    chosen = choose_tasks(config.tasks, config.tasks.split)
+    tasks = (await prepare_machines(config.sandbox, config.tasks.suite, chosen, run)).usable()
     chat = open_chat(config)
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(open_rig(config, config.rollout, chat, config.model.context if config.model else 0))

@@ -2,8 +2,8 @@
 
 covered:     no network, no capabilities, no-new-privileges, Docker's seccomp profile and ours, uid 1000; memory (without swap), processes,
              cpu and file size; a read-only root, sized tmpfs for what can be written (it counts as memory, so the memory limit is
-             memory_mb + disk_mb); nothing of the host is mounted; no Docker socket. Commands go over the
-             attached stream of process 1: no exec API, no port. Every call has a time limit; calls run on a few threads.
+             memory_mb + disk_mb); nothing of the host is mounted; no Docker socket. Commands go over the attached stream of process 1:
+             no exec API, no port. Every call has a time limit; calls run on a few threads.
              A container ends when its owner dies (its stdin closes) or its life is over; a reaper and sweep() remove what is left.
              An image's own repository in WORKDIR never comes into a machine as it is: it is taken out as a tree and sealed first.
 not covered: the kernel (it is shared; use a daemon with gVisor or Kata for more); io bandwidth. A daemon over TLS or ssh was never tried.
@@ -120,6 +120,7 @@ class Docker:
         dead = [entry["Id"] for entry in found if _is_stale(entry["Labels"])]
         for container in [*dead, *self._unremoved]:
             await self._call(_remove, self._client.api, container)
+            self._unremoved.discard(container)
         return len(dead)
 
     async def _discard(self, name: str) -> None:

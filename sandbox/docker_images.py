@@ -10,9 +10,8 @@ import logging
 import os
 import tarfile
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import docker
@@ -44,17 +43,17 @@ COPY supervisor {SUPERVISOR}
 
 def ensure(api: docker.APIClient, name: str, budget_gb: float) -> str:
     """Make an image available and return the name under which it can be started; SandboxError says what is missing."""
-    target = name if name.startswith(PREFIX) else None
-    if target is None:
+    if name.startswith(PREFIX):
+        target, make = name, partial(_build_environment, api, name)
+    else:
         pull(api, name, budget_gb)
-        target = RUN + _inspect(api, name)["Id"].removeprefix("sha256:")[:16]
+        target = RUN + api.inspect_image(name)["Id"].removeprefix("sha256:")[:16]
+        make = partial(_build, api, target, f"FROM {name}\nCOPY supervisor {SUPERVISOR}\n", [])
     if not _is_current(api, target):
         with locked(f"image-{target.replace('/', '-')}"):
             if not _is_current(api, target):
                 make_room(api, budget_gb, {BASE, name})
-                _build_environment(api, target) if target == name else _build(
-                    api, target, f"FROM {name}\nCOPY supervisor {SUPERVISOR}\n", []
-                )
+                make()
     for used in {name, target}:
         _note_use(used)
     return target
@@ -62,7 +61,7 @@ def ensure(api: docker.APIClient, name: str, budget_gb: float) -> str:
 
 def digest(api: docker.APIClient, name: str) -> str:
     """What identifies an image's content: the registry's digest where it has one, else its id."""
-    found = _inspect(api, name)
+    found = api.inspect_image(name)
     return str(next(iter(found.get("RepoDigests") or []), found["Id"]))
 
 
@@ -142,13 +141,9 @@ def _build(api: docker.APIClient, name: str, dockerfile: str, files: list[tuple[
         tar.addfile(info, io.BytesIO(dockerfile.encode()))
     context.seek(0)
     options = {"custom_context": True, "network_mode": "none", "rm": True, "forcerm": True, "labels": {LABEL: _version()}}
-    for line in _told(api.build(fileobj=context, tag=name, decode=True, **options)):
+    for line in api.build(fileobj=context, tag=name, decode=True, **options):
         if "error" in line:
             raise SandboxError(f"{name} cannot be built: {line['error']}")
-
-
-def _told(lines: Any) -> Iterator[dict[str, Any]]:
-    yield from lines
 
 
 def _version() -> str:
@@ -169,11 +164,6 @@ def _exists(api: docker.APIClient, name: str) -> bool:
     except ImageNotFound:
         return False
     return True
-
-
-def _inspect(api: docker.APIClient, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = api.inspect_image(name)
-    return found
 
 
 def _is_ours(tag: str) -> bool:

@@ -25,7 +25,7 @@ from .base import Task
 from .detect import notes
 from .evaluation import run_tests
 from .lease import Machines, machine
-from .patches import diff_text, split_patch
+from .patches import diff_text, essence, split_patch
 from .protect import drop_protected
 from .script import PYTEST
 from .swebench import START, read_log
@@ -59,14 +59,14 @@ class Auditor:
     """Audits a share of the resolved patches; remembers what the gold patch of a task does on its variants."""
 
     share: float = 1.0
-    """0 none, 1 all; which ones depends on the task and the patch alone."""
+    """0 none, 1 all; which ones depends on the task and the patch alone. One that changes the same lines as the gold patch needs none."""
     _gold: dict[str, Outcomes] = field(default_factory=dict)
     _turn: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     def is_chosen(self, task: Task, patch: str) -> bool:
-        """Whether this patch is in the share. The gold patch itself has nothing to be compared with."""
+        """Whether this patch is in the share, and not the gold patch in other words: that has nothing to be compared with."""
         digest = hashlib.blake2b(f"{task.instance_id}\0{patch}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return patch.strip() != task.gold_patch.strip() and int.from_bytes(digest, "big") < self.share * 2**64
+        return int.from_bytes(digest, "big") < self.share * 2**64 and essence(patch) != essence(task.gold_patch)
 
     async def audit(self, machines: Machines, task: Task, patch: str, limits: Limits) -> Audit:
         """Run the variants with the patch, and once with the gold patch (SandboxError where a machine fails)."""

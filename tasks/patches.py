@@ -65,6 +65,18 @@ def patch_paths(patch: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for section in split_patch(patch) for path in section.paths))
 
 
+def essence(patch: str) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+    """What a patch does, whatever its context and the ids in its headers: of each file the paths, and what is added, removed or set."""
+    return tuple((file.paths, _deeds(file.text)) for file in split_patch(patch))
+
+
+def _deeds(section: str) -> tuple[str, ...]:
+    lines = section.split("\n")
+    start = next((at for at, line in enumerate(lines) if _HUNK.match(line)), len(lines))
+    head = [line for line in lines[:start] if not line.startswith(("diff --git ", "index ", "--- ", "+++ "))]
+    return (*filter(None, head), *(line for line in lines[start:] if line[:1] in ("+", "-", "\\")))
+
+
 def drop_files(patch: str, drop: Callable[[str], bool]) -> tuple[str, tuple[str, ...]]:
     """The patch without the sections that touch a path for which `drop` holds, and those paths."""
     kept: list[str] = []

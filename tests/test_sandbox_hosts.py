@@ -1,8 +1,9 @@
 """Several Docker hosts, and their images: placement, failover, a disk budget, pulls that fail."""
 
 import asyncio
+import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import docker
@@ -130,3 +131,36 @@ def test_a_rate_limit_is_waited_out_longer_than_a_hiccup():
         300,
     ]
     assert not docker_images._may_pass(SandboxError("x: manifest unknown")) and docker_images._may_pass(SandboxError("x: 429"))
+
+
+@contextlib.asynccontextmanager
+async def forwarded(path: str) -> AsyncIterator[str]:
+    """A TCP address on the loopback device behind which a Unix socket answers."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_unix_connection(path)
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+        back.close()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.docker
+async def test_a_host_is_reached_over_tcp_as_over_a_unix_socket(daemon, image):
+    async with forwarded(daemon.host.removeprefix("unix://")) as url:
+        fleet = Fleet([url])
+        machine = await fleet.start(image, LIMITS)
+        assert daemon.containers() == [machine.id]
+        assert (await machine.run("cat", stdin=b"x" * (3 << 20))).dropped_bytes > 0 and (await machine.run("cat calc.py")).exit_code == 0
+        await machine.close()
+        assert daemon.containers() == []

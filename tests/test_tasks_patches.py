@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.patches import diff_text, drop_files, patch_paths, split_patch
+from tasks.patches import diff_text, drop_files, essence, patch_paths, split_patch
 from tasks.protect import _decides
 
 LINES = st.lists(
@@ -104,3 +104,16 @@ def test_git_writes_the_file_whose_name_was_read_here(header, tmp_path):
     subprocess.run(["git", "apply", "-"], input=section.text.encode(), cwd=tmp_path, check=True, timeout=30)
     (written,) = (path for path in tmp_path.rglob("*") if path.is_file())
     assert str(written.relative_to(tmp_path)) in section.paths and split_patch(section.text)[0].paths == section.paths
+
+
+def test_what_a_patch_does_is_the_same_in_another_context_and_with_other_ids():
+    plain = diff_text("f.py", "a\nb\nc\n", "a\nx\nc\n") + diff_text("new.py", None, "y\n")
+    git = plain.replace("--- a/f.py", "index 123..456 100644\n--- a/f.py").replace("@@ -1,3 +1,3 @@\n a\n", "@@ -2,2 +2,2 @@ def f():\n")
+    assert essence(git) == essence(plain) != essence("")
+    for other in (
+        diff_text("f.py", "a\nb\nc\n", "a\nz\nc\n") + diff_text("new.py", None, "y\n"),
+        diff_text("f.py", "a\nb\nc\n", "a\nx\nc\n"),
+        plain.replace("new.py", "old.py"),
+        plain.replace("new file mode 100644", "new file mode 100755"),
+    ):
+        assert essence(other) != essence(plain)
