@@ -24,7 +24,8 @@ class Daemon:
         places = [f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/docker.pid", f"--host={self.host}"]
         quiet = ["--bridge=none", "--iptables=false", "--ip6tables=false", "--log-level=error", "--live-restore=false"]
         with (folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(["dockerd", *places, *quiet], stdout=log, stderr=log, start_new_session=True)
+            alone = ["unshare", "--net"]  # with --bridge=none it would remove the bridge of the machine's own daemon
+            self._process = subprocess.Popen([*alone, "dockerd", *places, *quiet], stdout=log, stderr=log, start_new_session=True)
         end = time.monotonic() + 60
         while subprocess.run(["docker", "-H", self.host, "version"], capture_output=True, timeout=20).returncode:
             assert time.monotonic() < end and self._process.poll() is None, (folder / "log").read_text()[-2000:]
