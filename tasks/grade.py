@@ -95,11 +95,21 @@ async def _with_retries(machines: Machines, task: Task, patch: str, limits: Limi
         verdict: Verdict = await retrying(_grade_once, machines, task, patch, limits)
         if verdict.outcome is Outcome.TESTS_TIMEOUT:
             verdict = await retrying(_grade_once, machines, task, patch, limits)
+        if verdict.outcome is Outcome.INFRA and patch:
+            untouched: Verdict = await retrying(_grade_once, machines, task, "", limits)
+            verdict = _blame(verdict, untouched)
         if auditor and verdict.outcome is Outcome.RESOLVED and is_witnessed(task) and auditor.is_chosen(task, patch):
             verdict = with_audit(verdict, await retrying(auditor.audit, machines, task, patch, limits))
     except RetryError as error:
         return Verdict(task.instance_id, Outcome.INFRA, f"the machine failed {ATTEMPTS} times: {error.last_attempt.exception()}")
     return verdict
+
+
+def _blame(verdict: Verdict, untouched: Verdict) -> Verdict:
+    """A script that comes to its tests without the patch and not with it: the patch did that (its setup.py runs before the tests, say)."""
+    if untouched.outcome is Outcome.INFRA:
+        return verdict
+    return replace(verdict, outcome=Outcome.UNRESOLVED, reason=f"{verdict.reason}; without the patch it does")
 
 
 def with_audit(verdict: Verdict, audit: Audit) -> Verdict:
