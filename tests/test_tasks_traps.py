@@ -112,7 +112,7 @@ async def test_a_patch_that_renames_and_sets_modes_as_git_writes_it_is_graded(ba
     patch = (
         "diff --git a/calc.py b/calc/__init__.py\nold mode 100644\nnew mode 100755\nsimilarity index 90%\nrename from calc.py\n"
         "rename to calc/__init__.py\n--- a/calc.py\n+++ b/calc/__init__.py\n"
-        "@@ -1,2 +1,2 @@\n def add(a, b):\n-    return a - b\n+    return a + b\n"
+        "@@ -1,5 +1,5 @@\n def add(a, b):\n-    return a - b\n+    return a + b\n \n \n def double(a):\n"
     )
     verdict = await grade(backend, toy, patch, LIMITS)
     assert verdict.outcome is Outcome.RESOLVED, verdict.reason

@@ -64,9 +64,8 @@ def main() -> None:
         mine = [case for case in cases if case.run == run]
         differ = sorted(case.instance_id for case in mine if case.ours != case.published)
         known = [name for name in differ if name in KNOWN]
-        print(
-            f"{run}: {len(mine) - len(differ)} of {len(mine)} equal the published verdict; lists changed since: {len(known)}; other: {sorted(set(differ) - KNOWN)}"
-        )
+        equal = f"{len(mine) - len(differ)} of {len(mine)} equal the published verdict"
+        print(f"{run}: {equal}; lists changed since: {len(known)}; other: {sorted(set(differ) - KNOWN)}")
     print(dict(Counter(tasks[case.instance_id].log_parser for case in cases)))
     if options.json:
         options.json.write_text(json.dumps([{k: v for k, v in asdict(case).items() if k != "log"} for case in cases]))
