@@ -41,6 +41,10 @@ class Image:
 
     name: str
     tree: Path | None = None
+    home: str = WORKDIR
+    """Where the image itself holds the repository; in a machine that path leads to WORKDIR."""
+    hide: tuple[str, ...] = ()
+    """Files and folders of that repository, relative to it, that no machine holds: hidden tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +121,8 @@ class Backend(Protocol):
         """Make an image available before machines are started from it; returns what identifies its content."""
         ...
 
-    async def own_tree(self, image_name: str) -> Path:
-        """The repository that an image itself holds in WORKDIR, as a tree file, not sealed yet; SandboxError where it holds none."""
+    async def own_tree(self, image: Image) -> Path:
+        """The repository that an image itself holds in its home, as a tree file, not sealed yet; SandboxError where it holds none."""
         ...
 
     async def start(self, image: Image, limits: Limits) -> Sandbox:

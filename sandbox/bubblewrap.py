@@ -77,10 +77,10 @@ class Bubblewrap:
         await asyncio.to_thread(bubblewrap_environment, image_name)
         return image_name.rpartition(":")[2]
 
-    async def own_tree(self, image_name: str) -> Path:
+    async def own_tree(self, image: Image) -> Path:
         """SandboxError: an environment made here holds no repository."""
         raise SandboxError(
-            f"{image_name}: bubblewrap has no images that hold a repository; use Docker, or give the repository as a tree file"
+            f"{image.name}: bubblewrap has no images that hold a repository; use Docker, or give the repository as a tree file"
         )
 
     async def sweep(self) -> int:

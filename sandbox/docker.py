@@ -70,7 +70,7 @@ class Docker:
             guard(self.name, host)
         self._threads = ThreadPoolExecutor(8, "docker")
         self._image_gb = image_gb
-        self._ready: dict[str, str] = {}
+        self._ready: dict[tuple[str, str], str] = {}
         self._unremoved: set[str] = set()
 
     async def start(self, image: Image, limits: Limits) -> Machine:
@@ -79,13 +79,13 @@ class Docker:
             raise SandboxError(f"{image.name} holds its own repository, with all its history: it must be sealed before it is started")
         name, api = new_id(), self._client.api
         limits = replace(limits, cpus=min(limits.cpus, self.cpus))
-        runnable = await self._runnable(image.name)
+        runnable = await self._runnable(image)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._discard, name)
             try:
                 await self._retrying(_create, api, name, runnable, limits)
             except SandboxError:
-                self._ready.pop(image.name, None)  # another process may have removed the image
+                self._ready.pop((image.name, image.home), None)  # another process may have removed the image
                 raise
             wire = await attach(await self._call(_attached_socket, api, name))
             undo.callback(wire.close)
@@ -100,19 +100,20 @@ class Docker:
 
     async def prepare(self, image_name: str) -> str:
         """Make an image available, built or pulled; the registry's digest, or its id."""
-        await self._runnable(image_name)
+        await self._runnable(Image(image_name))
         return await self._retrying(digest, self._client.api, image_name)
 
-    async def own_tree(self, image_name: str) -> Path:
-        """The repository that an image holds in WORKDIR, as a tree file in the store; the image is not started for it."""
-        identity = await self.prepare(image_name)
-        return await self._retrying(own_tree, self._client.api, image_name, identity)
+    async def own_tree(self, image: Image) -> Path:
+        """The repository that an image holds in its home, as a tree file in the store; the image is not started for it."""
+        identity = await self.prepare(image.name)
+        return await self._retrying(own_tree, self._client.api, image, identity)
 
-    async def _runnable(self, image_name: str) -> str:
+    async def _runnable(self, image: Image) -> str:
         """The name under which an image can be started; it is made available first."""
-        if image_name not in self._ready:
-            self._ready[image_name] = await self._retrying(ensure, self._client.api, image_name, self._image_gb)
-        return self._ready[image_name]
+        key = (image.name, image.home)
+        if key not in self._ready:
+            self._ready[key] = await self._retrying(ensure, self._client.api, image, self._image_gb)
+        return self._ready[key]
 
     async def sweep(self) -> int:
         """Remove the containers of dead owners, and those whose life is over."""

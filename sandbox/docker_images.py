@@ -8,6 +8,8 @@ import hashlib
 import io
 import logging
 import os
+import posixpath
+import shlex
 import tarfile
 import time
 from functools import partial
@@ -20,7 +22,7 @@ from requests.exceptions import RequestException
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from . import make_env
-from .base import SandboxError
+from .base import WORKDIR, Image, SandboxError
 from .build import supervisor
 from .images import BASE, PREFIX, host_part
 from .store import home, locked
@@ -41,14 +43,15 @@ COPY supervisor {SUPERVISOR}
 """
 
 
-def ensure(api: docker.APIClient, name: str, budget_gb: float) -> str:
+def ensure(api: docker.APIClient, image: Image, budget_gb: float) -> str:
     """Make an image available and return the name under which it can be started; SandboxError says what is missing."""
+    name = image.name
     if name.startswith(PREFIX):
         target, make = name, partial(_build_environment, api, name)
     else:
         pull(api, name, budget_gb)
-        target = RUN + api.inspect_image(name)["Id"].removeprefix("sha256:")[:16]
-        make = partial(_build, api, target, f"FROM {name}\nCOPY supervisor {SUPERVISOR}\n", [])
+        target = RUN + api.inspect_image(name)["Id"].removeprefix("sha256:")[:16] + _home_mark(image.home)
+        make = partial(_build, api, target, f"FROM {name}\nCOPY supervisor {SUPERVISOR}\n{_lead_home(image.home)}", [])
     if not _is_current(api, target):
         with locked(f"image-{target.replace('/', '-')}"):
             if not _is_current(api, target):
@@ -57,6 +60,18 @@ def ensure(api: docker.APIClient, name: str, budget_gb: float) -> str:
     for used in {name, target}:
         _note_use(used)
     return target
+
+
+def _home_mark(home: str) -> str:
+    return "" if home == WORKDIR else "-" + hashlib.sha256(home.encode()).hexdigest()[:8]
+
+
+def _lead_home(home: str) -> str:
+    """The line of a Dockerfile that makes the place where an image holds its repository lead to WORKDIR."""
+    if home == WORKDIR:
+        return ""
+    quoted = shlex.quote(home)
+    return f"USER root\nRUN rm -rf {quoted} && mkdir -p {WORKDIR} {shlex.quote(posixpath.dirname(home))} && ln -s {WORKDIR} {quoted}\n"
 
 
 def digest(api: docker.APIClient, name: str) -> str:

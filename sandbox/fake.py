@@ -104,9 +104,9 @@ class FakeBackend:
         """Nothing to make."""
         return image_name
 
-    async def own_tree(self, image_name: str) -> Path:
+    async def own_tree(self, image: Image) -> Path:
         """No fake holds a repository."""
-        raise SandboxError(f"{image_name}: a fake image holds no repository")
+        raise SandboxError(f"{image.name}: a fake image holds no repository")
 
     async def start(self, image: Image, limits: Limits) -> Sandbox:
         """A new fake."""

@@ -92,12 +92,12 @@ class Fleet:
             raise SandboxError(f"no Docker host could prepare {image_name}") from reason
         return digests[0]
 
-    async def own_tree(self, image_name: str) -> Path:
+    async def own_tree(self, image: Image) -> Path:
         """The repository of an image, from the first host that gives it; SandboxError when none does."""
         reasons = []
         for host in self._in_order():
             try:
-                return await (await host.docker()).own_tree(image_name)
+                return await (await host.docker()).own_tree(image)
             except SandboxError as error:
                 reasons.append(f"{host.url}: {error}")
         raise SandboxError("no Docker host could take out the repository; " + "; ".join(reasons))

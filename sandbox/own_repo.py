@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from .base import WORKDIR, SandboxError
+from .base import WORKDIR, Image, SandboxError
 from .owner import owner
 from .store import make_once
 
@@ -39,19 +39,22 @@ class Api(Protocol):
         ...
 
 
-def own_tree(api: Api, name: str, identity: str) -> Path:
+def own_tree(api: Api, image: Image, identity: str) -> Path:
     """The tree file of an image's own repository, taken out once for each content (`identity`: its digest). SandboxError without one."""
-    key = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return make_once("own", key, lambda draft: _take_out(api, name, draft / TREE)) / TREE
+    if not PurePosixPath(image.home).is_absolute() or image.home.strip("/") == "":
+        raise SandboxError(f"{image.name}: {image.home!r} is no folder that can hold a repository: an absolute path is needed")
+    text = identity if (image.home, image.hide) == (WORKDIR, ()) else repr((identity, image.home, image.hide))
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    return make_once("own", key, lambda draft: _take_out(api, image, draft / TREE)) / TREE
 
 
-def _take_out(api: Api, name: str, out: Path) -> None:
+def _take_out(api: Api, image: Image, out: Path) -> None:
     labels = {"greengrad.owner": owner(), "greengrad.until": str(int(time.time() + SECONDS))}
-    container = api.create_container(name, command=["/bin/true"], labels=labels, network_disabled=True)["Id"]
+    container = api.create_container(image.name, command=["/bin/true"], labels=labels, network_disabled=True)["Id"]
     try:
-        stream, _ = api.get_archive(container, f"{WORKDIR}/.")
+        stream, _ = api.get_archive(container, f"{image.home}/.")
         with out.open("wb") as file:
-            clean(_Stream(name, stream), file)
+            clean(_Stream(image, stream), file, image.hide)
     finally:
         api.remove_container(container, force=True, v=True)
 
@@ -59,8 +62,8 @@ def _take_out(api: Api, name: str, out: Path) -> None:
 class _Stream(io.RawIOBase):
     """Chunks as a file, with a bound on their number of bytes and on the time."""
 
-    def __init__(self, name: str, chunks: Iterator[bytes]) -> None:
-        self._name, self._chunks, self._rest = name, chunks, b""
+    def __init__(self, image: Image, chunks: Iterator[bytes]) -> None:
+        self._name, self._chunks, self._rest = f"{image.name}: its {image.home}", chunks, b""
         self._left, self._end = MOST_BYTES, time.monotonic() + SECONDS
 
     def read(self, size: int = -1) -> bytes:
@@ -70,22 +73,25 @@ class _Stream(io.RawIOBase):
             self._rest = chunk
             self._left -= len(chunk)
             if self._left < 0:
-                raise SandboxError(f"{self._name}: its {WORKDIR} is larger than {MOST_BYTES >> 30} GiB")
+                raise SandboxError(f"{self._name} is larger than {MOST_BYTES >> 30} GiB")
             if time.monotonic() > self._end:
-                raise SandboxError(f"{self._name}: its {WORKDIR} did not come within {SECONDS:.0f} s")
+                raise SandboxError(f"{self._name} did not come within {SECONDS:.0f} s")
         taken, self._rest = self._rest[:size], self._rest[size:]
         return taken
 
 
-def clean(source: Any, target: Any) -> None:
-    """Copy a tar stream of a folder, without what a working tree cannot hold. SandboxError for names that lead out of it."""
+def clean(source: Any, target: Any, hide: tuple[str, ...] = ()) -> None:
+    """Copy a tar stream of a folder, without what a working tree cannot hold and without what is to be hidden.
+
+    SandboxError for names that lead out of the folder.
+    """
     try:
         with tarfile.open(fileobj=source, mode="r|") as old, tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT) as new:
             for member in old:
                 if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
                     continue
                 member.name = _inner(member.name)
-                if member.name == ".":
+                if member.name == "." or any(PurePosixPath(member.name).is_relative_to(hidden) for hidden in hide):
                     continue
                 member.linkname = _inner(member.linkname) if member.islnk() else member.linkname
                 member.uid = member.gid = 0

@@ -17,7 +17,7 @@ from .repo import unpack
 log = logging.getLogger(__name__)
 KINDS = 4
 """Environments for which machines are kept ahead: those last asked for."""
-Kind = tuple[str, Limits]
+Kind = tuple[Image, Limits]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Pool:
 
         `like`: a machine of this image whose files it gets instead of the tree: a fork, independent from then on.
         """
-        kind = (image.name, limits or self._limits)
+        kind = (replace(image, tree=None), limits or self._limits)
         await self._room.acquire()
         machine, unharmed = self._take(kind, image), False
         try:
@@ -127,7 +127,7 @@ class Pool:
         """Wipe a machine, put the same tree into it and let it wait; tear it down where that does not work or there are enough."""
         tree = machine.tree if machine.tree and machine.tree.exists() else None
         try:
-            await _exchange(machine.task, Image(kind[0], tree))
+            await _exchange(machine.task, replace(kind[0], tree=tree))
         except (SandboxError, ResourceExhausted, FileNotFoundError) as error:
             log.debug("not used again: %s", error)
             await self._end(kind, machine)

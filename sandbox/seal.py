@@ -155,7 +155,7 @@ async def _show(place: _Place, image: Image, secret: Secret) -> _Shown:
     if not _ID.fullmatch(secret.base_commit):
         raise SealError(f"base commit {secret.base_commit!r}: 40 hex digits are needed")
     identity = await place.backend.prepare(image.name)
-    image = replace(image, tree=image.tree or await place.backend.own_tree(image.name))
+    image = replace(image, tree=image.tree or await place.backend.own_tree(image))
     key = await asyncio.to_thread(_key, place.backend.name, identity, image, secret)
     if (home() / KIND / key).is_dir():
         return _Shown(image, key, None)
@@ -164,7 +164,7 @@ async def _show(place: _Place, image: Image, secret: Secret) -> _Shown:
     except SealError:  # no sealed tree yet
         draft = place.drafts / key
         await _in_machine(place, image, lambda desk: _seal_into(desk, secret.base_commit, draft))
-        traces = await _in_machine(place, Image(image.name, draft), lambda desk: prove_tree(desk, secret))
+        traces = await _in_machine(place, replace(image, tree=draft), lambda desk: prove_tree(desk, secret))
         return _Shown(image, key, traces, draft)
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from sandbox import Image
 
-from .base import Evidence, Outcome, Prediction, Suite, Task, Verdict
+from .base import Evidence, Outcome, Prediction, Rule, Suite, Task, Verdict
 from .predictions import write_predictions
 from .swebench import START, as_log, dump_json, failure_reason, official_script, read_log
 
-_KEPT = ("instance_id", "repo", "version", "base_commit", "log_parser", "eval_type", "test_seconds")
+_KEPT = ("instance_id", "repo", "version", "base_commit", "log_parser", "eval_type", "test_seconds", "family")
 _TUPLES = ("dropped", "kept", "findings", "notes")
 
 
@@ -162,13 +162,16 @@ def _results(task: Task, verdict: Verdict) -> dict[str, Any]:
     found: dict[str, Any] = {"outcome": verdict.outcome.value, "reason": verdict.reason, "seconds": verdict.seconds}
     found |= {"official": verdict.official, "evidence": verdict.evidence.value, "audited": verdict.audited}
     found |= {name: list(getattr(verdict, name)) for name in _TUPLES}
-    return {**{name: getattr(task, name) for name in _KEPT}, **lists, **found, "tests": verdict.tests, "witness": verdict.witness}
+    rule = {"rule": task.rule.value, "expected": dict(task.expected)}
+    return {**{name: getattr(task, name) for name in _KEPT}, **rule, **lists, **found, "tests": verdict.tests, "witness": verdict.witness}
 
 
 def _task(results: dict[str, Any]) -> Task:
     """As much of the task as its grading needs."""
     return Task(
-        **{name: results[name] for name in _KEPT},
+        **{name: results[name] for name in _KEPT if name in results},
+        rule=Rule(results.get("rule", Rule.OFFICIAL.value)),
+        expected=tuple(results.get("expected", {}).items()),
         problem_statement="",
         image=Image(""),
         gold_patch="",

@@ -7,6 +7,23 @@ from pathlib import Path
 from sandbox import Image
 
 
+class Rule(StrEnum):
+    """How the grader of a task's family decides from the statuses of its tests (rules.py)."""
+
+    OFFICIAL = "official"
+    """The official harness: every FAIL_TO_PASS passed (or xfailed), every PASS_TO_PASS passed, xfailed or skipped."""
+    ALL_PASS = "all_pass"
+    """Every listed test PASSED or XFAIL; a missing one has failed."""
+    PASSED_SET = "passed_set"
+    """The tests that passed are exactly the listed ones."""
+    SAME_STATUSES = "same_statuses"
+    """The same tests as in `expected`, each with its status: some must fail."""
+    NO_FAILURE = "no_failure"
+    """Every FAIL_TO_PASS passed, no PASS_TO_PASS failed; a missing PASS_TO_PASS is no failure."""
+    REWARD = "reward"
+    """The evaluation itself says so: its one test is the reward, 1 or more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One benchmark instance, as SWE-bench 5 defines it (task.yaml, tests.json, patches and eval.sh of a task folder)."""
@@ -26,6 +43,15 @@ class Task:
     fail_to_pass: tuple[str, ...]
     pass_to_pass: tuple[str, ...]
     eval_type: str = "pass_and_fail"
+    rule: Rule = Rule.OFFICIAL
+    expected: tuple[tuple[str, str], ...] = ()
+    """Test id -> status, for the rule SAME_STATUSES."""
+    family: str = "swebench"
+    """Whose rows it comes from (families/)."""
+    language: str = ""
+    """As the row says; "" where it does not."""
+    difficulty: str = ""
+    """As the row says (Verified: "<15 min fix" ...); "" where it does not."""
     split: str = "test"
     hints: str = ""
     test_seconds: float = 1800.0
@@ -35,7 +61,8 @@ class Task:
     requirements: tuple[str, ...] = ()
     """What /opt/env holds, pinned (`prepare_suite` makes it); empty where the image is complete."""
     unusable: str = ""
-    """Why it must not be attempted (`seal_tasks`): its answer is within reach, or it could not be shown that it is not. "" where it may."""
+    """Why it must not be attempted: its answer is within reach, or it could not be shown that it is not (`seal_tasks`), or it cannot be
+    graded as its family does (its reader). "" where it may."""
 
 
 class Outcome(StrEnum):

@@ -1,21 +1,17 @@
-"""One row of a SWE-bench 5 data set (a mapping of columns) -> Task; knows neither files nor sandboxes."""
+"""What all families' rows share, and our own part of task.yaml; knows neither files nor sandboxes."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from sandbox import Image
 
 from .base import Task
-from .patches import patch_paths
+from .fields import Broken, maybe, tests, text
 
 OURS = "greengrad"
 """Our own key in task.yaml: environment, requirements, test_seconds."""
 COLUMNS = {"gold_patch": "patch", "test_patch": "test_patch", "eval_script": "eval_script", "problem_statement": "problem_statement"}
-_META = ("instance_id", "repo", "version", "base_commit", "log_parser")
-
-
-class Broken(Exception):
-    """One task cannot be read; the message names the field."""
 
 
 def parse_row(line: str) -> dict[str, Any]:
@@ -29,27 +25,27 @@ def parse_row(line: str) -> dict[str, Any]:
     return row
 
 
-def row_image(row: dict[str, Any]) -> Image:
-    """The official image of a row: environment and repository in one."""
-    return Image(_text(row, "image"))
+def common_fields(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Task that every SWE-bench-like row has under the same names."""
+    return {
+        "instance_id": text(row, "instance_id"),
+        "repo": text(row, "repo"),
+        "version": maybe(row, "version"),
+        "base_commit": text(row, "base_commit"),
+        "problem_statement": text(row, "problem_statement"),
+        "test_patch": text(row, "test_patch"),
+        "fail_to_pass": tests(row, "FAIL_TO_PASS"),
+        "pass_to_pass": tests(row, "PASS_TO_PASS"),
+        "hints": maybe(row, "hints_text"),
+        "split": maybe(row, "split") or "test",
+        "language": maybe(row, "language").lower(),
+        "difficulty": maybe(row, "difficulty"),
+    }
 
 
-def row_task(row: dict[str, Any], image: Image) -> Task:
-    """The task of a row (Broken where a column is missing or of another type)."""
-    texts = {field: _text(row, column) for field, column in COLUMNS.items()}
-    return Task(
-        image=image,
-        fail_to_pass=_tests(row, "FAIL_TO_PASS"),
-        pass_to_pass=_tests(row, "PASS_TO_PASS"),
-        eval_type=str(row.get("eval_type") or "pass_and_fail"),
-        split=str(row.get("split") or "test"),
-        hints=str(row.get("hints_text") or ""),
-        test_seconds=_seconds(row),
-        files=patch_paths(texts["gold_patch"]),
-        requirements=_requirements(row),
-        **texts,
-        **{name: _text(row, name) for name in _META},
-    )
+def with_ours(task: Task, row: dict[str, Any], image: Image) -> Task:
+    """A task of a folder of ours: its environment and tree, its pins, its time limit."""
+    return replace(task, image=image, test_seconds=_seconds(row), requirements=_requirements(row))
 
 
 def ours(row: dict[str, Any]) -> dict[str, Any]:
@@ -72,29 +68,3 @@ def _requirements(row: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise Broken(f"task.yaml: {OURS}.requirements: a list of text is needed")
     return tuple(value)
-
-
-def _text(row: dict[str, Any], key: str) -> str:
-    value = row.get(key)
-    if value is None:
-        raise Broken(f"{key}: missing")
-    if not isinstance(value, str | int | float):
-        raise Broken(f"{key}: text is needed, found {type(value).__name__}")
-    return str(value)
-
-
-def _tests(row: dict[str, Any], key: str) -> tuple[str, ...]:
-    """A list of test ids, or one as JSON text (the Python sets of SWE-bench)."""
-    value = row.get(key)
-    if isinstance(value, str):
-        value = _json_list(value, key)
-    if not isinstance(value, list) or not all(isinstance(test, str) for test in value):
-        raise Broken(f"{key}: a list of test ids is needed")
-    return tuple(value)
-
-
-def _json_list(text: str, key: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise Broken(f"{key}: malformed JSON ({error})") from None

@@ -7,7 +7,7 @@ in it: no plugins found by entry points, no options of the repository's own, no 
 import shlex
 from collections.abc import Sequence
 
-from .patches import patch_paths
+from .patches import patch_paths, split_patch
 from .swebench import END, START
 
 _HEREDOC = "EOF_114329324912"
@@ -39,6 +39,33 @@ export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED
 : '{END}'
 rm -rf {files}
 """
+
+
+def apply_script(base_commit: str, test_patch: str, command: str, setup: str = "") -> str:
+    """The evaluation for a test patch that changes files as well: those come back from the base commit, new ones are removed first.
+
+    `setup`: commands after `cd /testbed`, each with its newline. `command`: what runs the tests, one or more lines.
+    """
+    sections = split_patch(test_patch)
+    added = [path for section in sections if _is_new(section.text) for path in section.paths]
+    changed = [path for section in sections for path in section.paths if path not in added]
+    restore = f"git checkout {base_commit} {shlex.join(changed)}\n" if changed else ""
+    restore += f"rm -rf {shlex.join(added)}\n" if added else ""
+    patch = f"git apply -v - <<'{_HEREDOC}'\n{test_patch}{'' if test_patch.endswith(chr(10)) else chr(10)}{_HEREDOC}\n" if sections else ""
+    return f"""#!/bin/bash
+set -uxo pipefail
+cd /testbed
+{setup}git config --global --add safe.directory /testbed
+git status
+git -c core.fileMode=false diff {base_commit}
+{restore}{patch}: '{START}'
+{command.rstrip()}
+: '{END}'
+{restore}"""
+
+
+def _is_new(section: str) -> bool:
+    return "\nnew file mode " in section.split("\n@@ ", 1)[0] or section.startswith("--- /dev/null\n")
 
 
 def dockerfile(environment: str) -> str:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sandbox import Backend, Image, Secret, seal_all
+from sandbox import Backend, Image, SandboxError, Secret, seal_all
 
 from .base import Task
 
@@ -17,13 +17,14 @@ log = logging.getLogger(__name__)
 
 async def seal_tasks(backend: Backend, tasks: Sequence[Task]) -> tuple[Task, ...]:
     """The tasks, each with an image that is sealed, or with the reason why it must not be attempted (Task.unusable)."""
-    secrets = [(task.image, Secret(task.base_commit, task.gold_patch, task.test_patch)) for task in tasks]
-    found = await seal_all(backend, secrets)
-    ready = []
-    for task, result in zip(tasks, found, strict=True):
-        if isinstance(result, Image):
-            ready.append(replace(task, image=result, unusable=""))
-        else:
-            log.warning("%s cannot be used: %s", task.instance_id, result)
-            ready.append(replace(task, unusable=f"not sealed: {result}"))
-    return tuple(ready)
+    open_tasks = [task for task in tasks if not task.unusable]
+    secrets = [(task.image, Secret(task.base_commit, task.gold_patch, task.test_patch)) for task in open_tasks]
+    found = dict(zip((task.instance_id for task in open_tasks), await seal_all(backend, secrets), strict=True))
+    return tuple(_sealed(task, found[task.instance_id]) if task.instance_id in found else task for task in tasks)
+
+
+def _sealed(task: Task, result: Image | SandboxError) -> Task:
+    if isinstance(result, Image):
+        return replace(task, image=result)
+    log.warning("%s cannot be used: %s", task.instance_id, result)
+    return replace(task, unusable=f"not sealed: {result}")

@@ -1,4 +1,4 @@
-"""Suites on disk <-> Task: SWE-bench 5 task repositories, and its rows as JSONL or Parquet; knows no sandbox.
+"""Suites on disk <-> Task: SWE-bench 5 task repositories, Harbor folders, and files of rows; knows no sandbox.
 
 A task repository is the official one (the swebench package reads what is written here), with one more key in task.yaml:
 
@@ -8,7 +8,7 @@ A task repository is the official one (the swebench package reads what is writte
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ import yaml
 from sandbox import Image
 
 from .base import Suite, Task
-from .rows import COLUMNS, OURS, Broken, ours, parse_row, row_image, row_task
+from .families import harbor, row_task
+from .fields import Broken
+from .rows import COLUMNS, OURS, ours, parse_row, with_ours
+from .sources import is_hub_name, read_rows
+from .swebench import official_image
 
 TREE = "tree.tar"
 _FILES = {"gold_patch": "gold.patch", "test_patch": "test.patch", "eval_script": "eval.sh", "problem_statement": "problem_statement.md"}
@@ -25,16 +29,18 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_suite(path: str | Path) -> Suite:
-    """The tasks of a task repository (folder) or of a file of rows; what cannot be read goes to Suite.broken.
+    """The tasks of a task repository or of Harbor folders, of a file of rows, or of a data set of the Hugging Face hub (OWNER/NAME).
 
-    FileNotFoundError where there is no suite at all, ValueError where the file is of another kind.
+    What cannot be read goes to Suite.broken. FileNotFoundError where there is no suite at all, ValueError where a file is of another kind.
     """
     path = Path(path)
     if path.is_dir() and (path / "tasks").is_dir():
         return _collect(path, ((folder.name, _read_folder(folder)) for folder in _folders(path)))
-    if not path.exists() or path.is_dir():
+    if folders := harbor.task_folders(path):
+        return _collect(path, ((folder.name, _caught(harbor.read_task, folder)) for folder in folders))
+    if path.is_dir() or (not path.exists() and not is_hub_name(str(path))):
         raise FileNotFoundError(f"no task suite in {path} (no tasks/ folder): build one with `greengrad tasks build small --out {path}`")
-    return _collect(path, _rows(path))
+    return _collect(path, _rows(str(path)))
 
 
 def write_config(suite_path: Path, dataset: str, splits: tuple[str, ...]) -> None:
@@ -59,11 +65,6 @@ def write_task(suite_path: Path, task: Task, dockerfile: str, dataset: str = "gr
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
     return final
-
-
-def official_image(instance_id: str) -> str:
-    """The image name that the official harness derives from an instance id."""
-    return f"swebench/sweb.eval.x86_64.{instance_id}:latest".lower().replace("__", "_1776_")
 
 
 def _texts(task: Task, dockerfile: str, dataset: str) -> dict[str, str]:
@@ -109,7 +110,14 @@ def _read_folder(folder: Path) -> Task | Broken:
         for field, name in _FILES.items():
             row[COLUMNS[field]] = _file(folder, name)
         row["hints_text"] = _file(folder, "hints.md") if (folder / "hints.md").exists() else ""
-        return row_task(row, _image(folder, row))
+        return with_ours(row_task(row), row, _image(folder, row)) if OURS in row else row_task(row)
+    except Broken as broken:
+        return broken
+
+
+def _caught(read: Callable[[Path], Task], folder: Path) -> Task | Broken:
+    try:
+        return read(folder)
     except Broken as broken:
         return broken
 
@@ -134,9 +142,7 @@ def _parse(folder: Path, name: str, load: Any) -> dict[str, Any]:
 
 
 def _image(folder: Path, row: dict[str, Any]) -> Image:
-    """Our environment and tree where the task has them, else the official image, which is complete."""
-    if OURS not in row:
-        return row_image(row)
+    """Our environment, and the tree beside the task."""
     environment = ours(row).get("environment")
     if not isinstance(environment, str):
         raise Broken(f"task.yaml: {OURS}.environment: missing")
@@ -145,23 +151,11 @@ def _image(folder: Path, row: dict[str, Any]) -> Image:
     return Image(environment, folder / TREE)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Task | Broken]]:
-    for number, read in _raw_rows(path):
-        name = f"{path.name}:{number}"
+def _rows(name: str) -> Iterator[tuple[str, Task | Broken]]:
+    for label, read in read_rows(name):
         try:
             row = read if isinstance(read, dict) else parse_row(read)
-            name = str(row.get("instance_id", name))
-            yield name, row_task(row, row_image(row))
+            label = str(row.get("instance_id") or label)
+            yield label, row_task(row)
         except Broken as broken:
-            yield name, broken
-
-
-def _raw_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    if path.suffix == ".parquet":
-        from pyarrow.parquet import read_table
-
-        yield from enumerate(read_table(path).to_pylist(), 1)
-    elif path.suffix == ".jsonl":
-        yield from ((number, line) for number, line in enumerate(_read(path).split("\n"), 1) if line.strip())
-    else:
-        raise ValueError(f"{path}: a suite is a folder with tasks/, a .jsonl or a .parquet file")
+            yield label, broken

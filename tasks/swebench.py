@@ -1,20 +1,22 @@
 """The official harness' own functions and artefacts: test specs, parsers, verdicts, reports; knows no sandbox.
 
-The swebench package decides: nothing here re-implements a parser or a rule of its grading. Its import takes seconds (it brings
+The swebench package decides wherever a family is graded by its rule: nothing here re-implements a parser or a rule of its grading. Its
+import takes seconds (it brings
 docker and datasets), so it happens inside the functions.
 """
 
 import json
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .base import Task
+from .base import Rule, Task
+from .parsers import END, PARSERS, START, read_statuses
+from .rules import GOOD, is_resolved
 
-START = ">>>>> Start Test Output"
-END = ">>>>> End Test Output"
+__all__ = ["END", "START"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,11 @@ class Reading:
     """Test id -> status."""
     report: dict[str, Any]
     """The official report.json of the instance, of the harness' own making."""
+
+
+def official_image(instance_id: str) -> str:
+    """The image name that the official harness derives from an instance id."""
+    return f"swebench/sweb.eval.x86_64.{instance_id}:latest".lower().replace("__", "_1776_")
 
 
 def instance_row(task: Task) -> dict[str, Any]:
@@ -50,6 +57,13 @@ def instance_row(task: Task) -> dict[str, Any]:
     }
 
 
+def known_parser(name: str) -> bool:
+    """Whether the swebench package has a parser of this name."""
+    from swebench.harness.log_parsers import PARSER_REGISTRY
+
+    return name in PARSER_REGISTRY
+
+
 def official_script(task: Task) -> str:
     """The evaluation script as the harness runs it: with the exit code of the tests recorded."""
     from swebench.harness.utils import make_test_spec
@@ -59,12 +73,19 @@ def official_script(task: Task) -> str:
 
 
 def read_log(task: Task, log: str) -> Reading:
-    """The official verdict on an evaluation log (ValueError for a parser that the harness does not have)."""
+    """The verdict on an evaluation log by the rule of the task's family (ValueError for a parser that nobody has)."""
+    if task.log_parser in PARSERS:
+        statuses = read_statuses(task.log_parser, log)
+        return _by_rule(task, Reading(False, bool(statuses), statuses, _report(task, statuses)))
+    official = _official_reading(task, log)
+    return official if task.rule is Rule.OFFICIAL else _by_rule(task, official)
+
+
+def _official_reading(task: Task, log: str) -> Reading:
     from swebench.harness.grading import get_eval_report, get_logs_eval
-    from swebench.harness.log_parsers import PARSER_REGISTRY
     from swebench.harness.utils import make_test_spec
 
-    if task.log_parser not in PARSER_REGISTRY:
+    if not known_parser(task.log_parser):
         raise ValueError(f"{task.instance_id}: log_parser {task.log_parser!r} is not one of the swebench package's")
     spec = make_test_spec(instance_row(task))
     prediction = {"instance_id": task.instance_id, "model_name_or_path": "greengrad", "model_patch": "-"}
@@ -74,6 +95,29 @@ def read_log(task: Task, log: str) -> Reading:
         tests, readable = get_logs_eval(spec, str(path))
         report = get_eval_report(spec, prediction, str(path), include_tests_status=True)
     return Reading(bool(report[task.instance_id]["resolved"]), bool(readable), dict(tests), report)
+
+
+def _by_rule(task: Task, reading: Reading) -> Reading:
+    """The same reading, decided by another rule than the official one."""
+    found = is_resolved(task.rule, reading.tests, task.fail_to_pass, task.pass_to_pass, dict(task.expected))
+    resolved = reading.readable and found
+    report = {task.instance_id: reading.report[task.instance_id] | {"resolved": resolved}}
+    return replace(reading, resolved=resolved, report=report)
+
+
+def _report(task: Task, statuses: dict[str, str]) -> dict[str, Any]:
+    """An instance report in the official form, for a log that the official functions cannot read."""
+    wanted = {"FAIL_TO_PASS": task.fail_to_pass, "PASS_TO_PASS": task.pass_to_pass}
+    status = {
+        key: {
+            "success": [test for test in tests if statuses.get(test) in GOOD],
+            "failure": [test for test in tests if statuses.get(test) not in GOOD],
+        }
+        for key, tests in wanted.items()
+    }
+    empty: dict[str, list[str]] = {"success": [], "failure": []}
+    told = {"patch_is_None": False, "patch_exists": True, "patch_successfully_applied": bool(statuses), "infra_failure": False}
+    return {task.instance_id: {**told, "resolved": False, "tests_status": {**status, "FAIL_TO_FAIL": empty, "PASS_TO_FAIL": empty}}}
 
 
 def exit_code(log: str) -> int | None:

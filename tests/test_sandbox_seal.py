@@ -384,7 +384,8 @@ def build(tmp_path):
 
     yield make
     for name in made:
-        docker("rmi", "-f", RUN + docker("inspect", "-f", "{{.Id}}", name).strip()[7:23], name)
+        started_as = docker("images", "-q", f"{RUN}{docker('inspect', '-f', '{{.Id}}', name).strip()[7:23]}*").split()
+        docker("rmi", "-f", *started_as, name)
 
 
 def docker(*words: str) -> str:
@@ -432,8 +433,30 @@ async def test_an_image_with_a_fixed_copy_elsewhere_is_refused(build, plain):
 async def test_an_image_without_a_repository_says_so(environment):
     backend = open_backend("docker")
     with pytest.raises(SandboxError, match="/testbed"):
-        await backend.own_tree(BASE)
+        await backend.own_tree(Image(BASE))
     assert created() == ""
+
+
+@pytest.mark.docker
+async def test_a_repository_that_lies_elsewhere_in_its_image_is_found_there_in_the_machine_too(build, plain):
+    """Its own path leads to WORKDIR, and what is to be hidden is in neither place."""
+    name = build(
+        plain[0], "greengrad/test-elsewhere:1", f"RUN mv {WORKDIR} /app && mkdir -p /app/hidden && echo secret > /app/hidden/test_x.py"
+    )
+    backend = open_backend("docker")
+    image = Image(name, home="/app", hide=("hidden",))
+    safe = await sealed(backend, image, plain[1])
+    machine = await started(backend, safe)
+    try:
+        assert (await machine.run("cat /app/calc.py")).text == BASE_CODE and (await machine.run("readlink /app")).text == f"{WORKDIR}\n"
+        assert (await machine.run("ls -d /app/hidden || find / -name test_x.py 2>/dev/null | grep -v proc")).text.count("\n") == 1
+        await machine.run("cd /app && echo mine = 1 >> calc.py")
+        assert "+mine = 1" in await diff(machine, safe)
+    finally:
+        await machine.close()
+    for odd in ("app", "/", ""):
+        with pytest.raises(SandboxError, match="absolute path"):
+            await backend.own_tree(Image(name, home=odd))
 
 
 def created() -> str:

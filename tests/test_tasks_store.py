@@ -94,7 +94,7 @@ def test_a_missing_suite_says_what_to_do(tmp_path):
         with pytest.raises(FileNotFoundError, match="greengrad tasks build small --out"):
             load_suite(path)
     (tmp_path / "rows.csv").write_text("")
-    with pytest.raises(ValueError, match=r"a \.jsonl or a \.parquet file"):
+    with pytest.raises(ValueError, match=r"a \.jsonl, \.json or \.parquet file"):
         load_suite(tmp_path / "rows.csv")
 
 
