@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import Backend, open_backend
-from tasks import Suite, Task, load_suite, prepare_suite, seal_tasks
+from tasks import Filter, Suite, Task, choose, load_suite, prepare_suite, repository, seal_tasks
 
 from .collect import gather
 from .config import Config, RolloutConfig, SandboxConfig, TasksConfig
@@ -53,11 +53,23 @@ def choose_tasks(tasks: TasksConfig, split: str | None) -> list[Task]:
         name, what = next(iter(suite.broken.items()))
         count = f"{len(suite.broken)} of its tasks cannot" if len(suite.broken) > 1 else "a task cannot"
         raise ValueError(f"{tasks.suite}: {count} be read: {name}: {what}")
-    chosen = [task for task in suite.tasks if split in (None, task.split)][: tasks.limit]
-    if not chosen:
+    of_split = [task for task in suite.tasks if split in (None, task.split)]
+    if not of_split:
         splits = ", ".join(sorted({task.split for task in suite.tasks})) or "none"
         raise ValueError(f"{tasks.suite}: no tasks of split {split!r} (splits there: {splits})")
-    return chosen
+    chosen, dropped = choose(of_split, task_filter(tasks))
+    told = ", ".join(f"{count} by {reason}" for reason, count in dropped.items())
+    if not chosen:
+        raise ValueError(f"{tasks.suite}: the filters of `tasks` leave no task ({told})")
+    if told:
+        log.info("%s: %d of %d tasks are left out: %s", tasks.suite, dropped.total(), len(of_split), told)
+    return list(chosen[: tasks.limit])
+
+
+def task_filter(tasks: TasksConfig) -> Filter:
+    """The filters of a configuration; the suites to keep apart from are read for their repositories."""
+    avoid = {repository(task) for path in tasks.decontaminate for task in load_suite(path).tasks}
+    return Filter(tasks.repositories, tasks.languages, tasks.difficulties, tasks.max_patch_lines, tasks.max_files, tuple(sorted(avoid)))
 
 
 def open_machines(sandbox: SandboxConfig) -> Backend:

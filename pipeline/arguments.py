@@ -95,9 +95,7 @@ def _tasks(commands: "Commands[Parser]") -> None:
     build.add_argument("--out", type=Path, required=True, metavar="SUITE", help="folder of the suite; the same command resumes")
     _sandbox(build)
 
-    show = _command(inner, "list", "tasks_list", "the tasks of a suite", ["greengrad tasks list suites/small"])
-    show.add_argument("suite", type=Path, metavar="SUITE")
-    show.add_argument("--split", help="only this split")
+    _tasks_list(inner)
 
     examples = ["greengrad tasks validate suites/small", "greengrad tasks validate suites/small --repeats 3 -j 4"]
     validate = _command(inner, "validate", "tasks_validate", "gold passes, no-op fails, K equal verdicts -> lineage.jsonl", examples)
@@ -105,6 +103,26 @@ def _tasks(commands: "Commands[Parser]") -> None:
     validate.add_argument("--repeats", type=_positive, default=1, metavar="K", help="verdicts that must be equal (default 1)")
     _sandbox(validate)
     _jobs(validate)
+
+
+def _tasks_list(commands: "Commands[Parser]") -> None:
+    examples = [
+        "greengrad tasks list suites/small",
+        "greengrad tasks list SWE-bench_Verified.parquet --repository sympy/sympy --difficulty '<15 min fix'",
+        "greengrad tasks list SWE-Gym/SWE-Gym --max-files 7 --max-patch-lines 499 --decontaminate SWE-bench/SWE-bench_Verified",
+    ]
+    summary = "the tasks of a suite: a task repository, .jsonl, .json, .parquet, Harbor folders, or OWNER/NAME on the Hugging Face hub"
+    show = _command(commands, "list", "tasks_list", summary, examples)
+    show.add_argument("suite", type=Path, metavar="SUITE")
+    show.add_argument("--split", help="only this split")
+    show.add_argument("--repository", action="append", default=[], metavar="OWNER/NAME", help="only this one (may be repeated)")
+    show.add_argument("--language", action="append", default=[], help="only this one (may be repeated)")
+    show.add_argument("--difficulty", action="append", default=[], help="only this one (may be repeated)")
+    show.add_argument("--max-patch-lines", type=_positive, metavar="N", help="lines that the gold patch adds and removes")
+    show.add_argument("--max-files", type=_positive, metavar="N", help="files that the gold patch touches")
+    help_text = "leave out the repositories of this suite (may be repeated)"
+    show.add_argument("--decontaminate", action="append", type=Path, default=[], metavar="SUITE", help=help_text)
+    show.add_argument("--all", action="store_true", help="one line for every task, however many")
 
 
 def _rollout(commands: "Commands[Parser]") -> Parser:

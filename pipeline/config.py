@@ -36,6 +36,16 @@ class TasksConfig(Section):
     audit: float = Field(1.0, ge=0, le=1)
     """Share of the resolved patches on which held-out variants of the tests are run (tasks/audit.py); what they find is suspect."""
     limit: int | None = Field(None, ge=1)
+    repositories: tuple[str, ...] = ()
+    """Only tasks of these (OWNER/NAME); empty: of all."""
+    languages: tuple[str, ...] = ()
+    difficulties: tuple[str, ...] = ()
+    max_patch_lines: int | None = Field(None, ge=1)
+    """Lines that the gold patch adds and removes. arXiv:2508.03501 trains on fewer than 500 ..."""
+    max_files: int | None = Field(None, ge=1)
+    """... in at most 7 files."""
+    decontaminate: tuple[Path, ...] = ()
+    """Evaluation suites: no task of one of their repositories is used."""
 
 
 class SandboxConfig(Section):

@@ -209,13 +209,26 @@ def regrade(arguments: argparse.Namespace) -> int:
 
 
 def tasks_list(arguments: argparse.Namespace) -> int:
-    """greengrad tasks list SUITE [--split NAME]."""
-    from tasks import load_suite
+    """greengrad tasks list SUITE [filters]; 1 where a row cannot be read."""
+    from tasks import choose, load_suite
 
-    from .tables import print_tasks
+    from .actor import task_filter
+    from .config import TasksConfig
+    from .tables import print_counts, print_tasks
 
     suite = load_suite(arguments.suite)
-    print_tasks([task for task in suite.tasks if arguments.split in (None, task.split)])
+    wanted = TasksConfig(
+        suite=arguments.suite,
+        repositories=tuple(arguments.repository),
+        languages=tuple(arguments.language),
+        difficulties=tuple(arguments.difficulty),
+        max_patch_lines=arguments.max_patch_lines,
+        max_files=arguments.max_files,
+        decontaminate=tuple(arguments.decontaminate),
+    )
+    chosen, dropped = choose([task for task in suite.tasks if arguments.split in (None, task.split)], task_filter(wanted))
+    print_counts(chosen, dropped)
+    print_tasks(chosen, None if arguments.all else 100)
     for name, what in suite.broken.items():
         print(f"{arguments.suite}: {name}: {what}", file=sys.stderr)
     return 1 if suite.broken else 0

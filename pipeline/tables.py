@@ -1,12 +1,14 @@
 """Plans, runs, episodes and tasks as text for a terminal; computes nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tasks import Task, Validation
+from tasks import Task, Validation, language, patch_lines
 
 from .charts import number
 from .doctor import Check
@@ -16,6 +18,8 @@ from .results import Results
 from .types import Episode
 
 LAST_EPISODES = 30
+KINDS = 8
+"""Of one row of counts."""
 COLOURS = {"resolved": "green", "infra": "yellow"}
 
 
@@ -120,10 +124,48 @@ def print_validations(found: Sequence[Validation]) -> None:
     print(f"{sum(one.sound for one in found)} of {len(found)} tasks are sound")
 
 
-def print_tasks(tasks: Sequence[Task]) -> None:
-    """One line a task."""
-    body = [(t.instance_id, t.split, t.repo, str(len(t.fail_to_pass)), str(len(t.pass_to_pass)), ", ".join(t.files)) for t in tasks]
-    _console().print(_table(f"{len(tasks)} tasks", ["instance", "split", "repository", "fail to pass", "pass to pass", "files"], body))
+def print_counts(tasks: Sequence[Task], dropped: Mapping[str, int]) -> None:
+    """How many tasks of which kind, and how large they are; what filters left out."""
+    kinds: dict[str, Callable[[Task], str]] = {
+        "family": lambda task: task.family,
+        "split": lambda task: task.split,
+        "language": language,
+        "difficulty": lambda task: task.difficulty or "not given",
+        "repository": lambda task: task.repo,
+        "image": lambda task: task.image.name,
+        "not usable": lambda task: task.unusable,
+    }
+    body = [(name, _counts(Counter(kind(task) for task in tasks))) for name, kind in kinds.items()]
+    sizes: dict[str, Callable[[Task], int]] = {
+        "patch lines": lambda task: patch_lines(task.gold_patch),
+        "files": lambda task: len(task.files),
+        "fail to pass": lambda task: len(task.fail_to_pass),
+        "pass to pass": lambda task: len(task.pass_to_pass),
+    }
+    body += [(name, _spread([size(task) for task in tasks])) for name, size in sizes.items() if tasks]
+    body += [("left out", ", ".join(f"{count} by {reason}" for reason, count in dropped.items()))] if dropped else []
+    _console().print(_table(f"{len(tasks)} tasks", ["", ""], [(name, escape(text)) for name, text in body if text]))
+
+
+def _counts(found: Counter[str]) -> str:
+    """The most frequent first; what is counted under no name is left out."""
+    named = [(name, count) for name, count in found.most_common() if name]
+    if len(named) > KINDS and named[0][1] == 1:
+        return f"{len(named)} different ones"
+    told = ", ".join(f"{name} {count}" for name, count in named[:KINDS])
+    return told + (f" and {len(named) - KINDS} more" if len(named) > KINDS else "")
+
+
+def _spread(values: Sequence[int]) -> str:
+    return f"median {median(values):g}, largest {max(values)}, sum {sum(values)}"
+
+
+def print_tasks(tasks: Sequence[Task], most: int | None = None) -> None:
+    """One line a task, of the first `most`."""
+    shown = tasks[:most]
+    body = [(t.instance_id, t.split, t.repo, str(len(t.fail_to_pass)), str(len(t.pass_to_pass)), ", ".join(t.files)) for t in shown]
+    title = f"the first {len(shown)} of {len(tasks)} (--all shows all)" if len(shown) < len(tasks) else "all of them"
+    _console().print(_table(title, ["instance", "split", "repository", "fail to pass", "pass to pass", "files"], body))
 
 
 def _coloured(outcome: str | None) -> str:

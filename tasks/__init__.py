@@ -6,6 +6,7 @@ from .artefacts import read_verdicts, regrade, write_logs, write_report
 from .audit import Auditor
 from .base import Evidence, Outcome, Prediction, Suite, Task, Verdict
 from .environments import prepare_suite
+from .filters import Filter, choose, language, patch_lines, repository
 from .grade import grade, grade_untouched
 from .predictions import load_predictions, write_predictions
 from .sealing import seal_tasks
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Auditor",
     "Evidence",
+    "Filter",
     "Outcome",
     "Prediction",
     "Suite",
@@ -26,13 +28,17 @@ __all__ = [
     "Validation",
     "Verdict",
     "build_suite",
+    "choose",
     "grade",
     "grade_untouched",
+    "language",
     "load_predictions",
     "load_suite",
+    "patch_lines",
     "prepare_suite",
     "read_verdicts",
     "regrade",
+    "repository",
     "seal_tasks",
     "toy_suite",
     "validate_suite",

@@ -12,7 +12,7 @@ import pytest
 from tasks import Outcome, load_suite
 from tasks.base import Rule
 from tasks.evaluation import Evaluation
-from tasks.families import row_task
+from tasks.families import multi_swe_bench, row_task
 from tasks.fields import Broken
 from tasks.grade import judge
 from tasks.parsers import END, START, read_json, read_r2e, read_reward
@@ -75,7 +75,7 @@ FAMILIES = {
     "swe_gym": ({**PLAIN, "repo": "dask/dask"}, Rule.OFFICIAL, "xingyaoww/sweb.eval.x86_64.o_s_r-1:latest", "/testbed"),
     "swe_bench_live": (LIVE, Rule.NO_FAILURE, "starryzhang/x", "/testbed"),
     "swe_bench_pro": (PRO, Rule.ALL_PASS, "jefzda/sweap-images:tag", "/app"),
-    "multi_swe_bench": (MULTI, Rule.NO_FAILURE, "mswebench/org_m_repo:pr-7", "/home/Repo"),
+    "multi_swe_bench": (MULTI, Rule.NO_FAILURE, "mswebench/org_m_repo:pr-7", f"{multi_swe_bench.HOME}/Repo"),
 }
 
 

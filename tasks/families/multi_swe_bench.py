@@ -1,9 +1,9 @@
 """Multi-SWE-bench: schema only, not tried on real rows or images.
 
-Rule: every fixed test passes and none that passed before fails. Image: mswebench/<org>_m_<repo>:pr-<number>, repository in /home/<repo>;
-the image
-also holds the fix beside it (/home/fix.patch), which the proof finds: it is refused. Logs are read by that project's own parsers, one
-a repository, which are not here: tasks are read and listed, and unusable.
+Rule: every fixed test passes and none that passed before fails. Image: mswebench/<org>_m_<repo>:pr-<number>, repository in /home, in a
+folder of
+its name; beside it the image holds the fix (fix.patch), which the proof finds: it is refused. Logs are read by that project's own parsers,
+one a repository, which are not here: tasks are read and listed, and unusable.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ from ..fields import Broken, mapping, maybe, text
 from ..patches import patch_paths
 from ..script import apply_script
 
+HOME = "/home"
 UNUSABLE = "its logs are read by parsers of the multi-swe-bench project, which are not here"
 
 
@@ -29,10 +30,10 @@ def row_task(row: dict[str, Any]) -> Task:
         version="",
         base_commit=commit,
         problem_statement=_statement(row),
-        image=Image(f"mswebench/{org}_m_{repo}:pr-{number}".lower(), home=f"/home/{repo}"),
+        image=Image(f"mswebench/{org}_m_{repo}:pr-{number}".lower(), home=f"{HOME}/{repo}"),
         gold_patch=gold,
         test_patch=test_patch,
-        eval_script=apply_script(commit, test_patch, "bash /home/run.sh"),
+        eval_script=apply_script(commit, test_patch, f"bash {HOME}/run.sh"),
         log_parser=f"multi_swe_bench/{org}/{repo}",
         fail_to_pass=tuple(mapping(row, "fixed_tests")),
         pass_to_pass=tuple(mapping(row, "p2p_tests")) if row.get("p2p_tests") else (),
