@@ -61,6 +61,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     _regrade(commands)
     _show(commands)
     _view(commands)
+    _compare(commands)
     return parser, configurable
 
 
@@ -153,6 +154,7 @@ def _eval(commands: "Commands[Parser]") -> Parser:
     _jobs(parser)
     _audit(parser)
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N tasks")
+    parser.add_argument("--attempts", type=_positive, default=1, metavar="N", help="episodes of each task, for pass@k (default 1)")
     parser.add_argument("--split", help="only tasks of this split")
     _sandbox(parser)
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings of model, rollout, sandbox and policy (YAML)")
@@ -207,6 +209,16 @@ def _view(commands: "Commands[Parser]") -> None:
     parser = _command(commands, "view", "view", summary, ["greengrad view runs/mine --export report.html"])
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--export", type=Path, metavar="FILE.html", help="where to (default RUN/report.html)")
+
+
+def _compare(commands: "Commands[Parser]") -> None:
+    examples = ["greengrad compare runs/base runs/trained", "greengrad compare runs/mine official.report.json --json"]
+    summary = "what differs between two evaluations of the same tasks: paired bootstrap, McNemar, tasks won and lost"
+    parser = _command(commands, "compare", "compare", summary, examples)
+    parser.add_argument("a", type=Path, metavar="RUN_A", help="folder of eval, grade or rollout, or a run report of the official harness")
+    parser.add_argument("b", type=Path, metavar="RUN_B")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
 def _run(parser: Parser) -> None:

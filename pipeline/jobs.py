@@ -55,7 +55,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     config = eval_config(arguments)
     tasks = choose_tasks(config.tasks, arguments.split)
     start_run(arguments.out, config)
-    return conclude(asyncio.run(evaluate_suite(config, tasks, arguments.out)), arguments.out)
+    return conclude(asyncio.run(evaluate_suite(config, tasks, arguments.out, attempts=arguments.attempts)), arguments.out)
 
 
 def eval_config(arguments: argparse.Namespace) -> Config:
@@ -166,6 +166,21 @@ def view(arguments: argparse.Namespace) -> int:
     from .report import write_report
 
     print(write_report(arguments.run, arguments.export))
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """greengrad compare RUN_A RUN_B [--json]."""
+    from dataclasses import asdict
+
+    from .compare import compare_runs
+    from .tables import print_comparison
+
+    found = compare_runs(arguments.a, arguments.b, arguments.seed)
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        print_comparison(found, str(arguments.a), str(arguments.b))
     return 0
 
 

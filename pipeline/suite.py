@@ -21,15 +21,21 @@ from .types import Episode, Policy, Stop
 from .world import open_rig
 
 
-async def evaluate_suite(config: Config, tasks: Sequence[Task], out: Path, served: Policy | None = None) -> Results:
-    """One episode an instance, and the resolve rate. `served`: the model's policy, where one runs already."""
-    return await _play(config, [Work(task.instance_id, task) for task in tasks], out, "evaluate", served)
+async def evaluate_suite(config: Config, tasks: Sequence[Task], out: Path, served: Policy | None = None, attempts: int = 1) -> Results:
+    """`attempts` episodes an instance, and the resolve rate. `served`: the model's policy, where one runs already."""
+    return await _play(
+        config, make_work(tasks, attempts) if attempts > 1 else [Work(t.instance_id, t) for t in tasks], out, "evaluate", served
+    )
+
+
+def make_work(tasks: Sequence[Task], attempts: int) -> list[Work]:
+    """Several episodes of each task, the first of each first."""
+    return [Work(f"{task.instance_id}.{number:02d}", task) for number in range(attempts) for task in tasks]
 
 
 async def roll_out(config: Config, tasks: Sequence[Task], run: Path) -> Results:
     """group_size episodes of each task. predictions.jsonl and report.json hold the first of each."""
-    work = [Work(f"{task.instance_id}.{number:02d}", task) for number in range(config.rollout.group_size) for task in tasks]
-    return await _play(config, work, run, "rollout")
+    return await _play(config, make_work(tasks, config.rollout.group_size), run, "rollout")
 
 
 async def _play(config: Config, work: Sequence[Work], out: Path, title: str, served: Policy | None = None) -> Results:

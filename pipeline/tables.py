@@ -11,6 +11,7 @@ from rich.table import Table
 from tasks import Task, Validation, language, patch_lines
 
 from .charts import number
+from .compare import Comparison
 from .doctor import Check
 from .journal import Journal, Phase
 from .plan import GB, Plan
@@ -72,6 +73,25 @@ def print_results(evaluations: Mapping[str, Results]) -> None:
     keys = list(next(iter(rows.values())))
     body = [(key, *(row[key] for row in rows.values())) for key in keys]
     _console().print(_table("evaluations", ["", *rows], body))
+
+
+def print_comparison(found: Comparison, a: str, b: str) -> None:
+    """Rates, difference with its interval, the test, and the tasks that changed."""
+    gain = found.difference
+    body = [
+        (f"A  {escape(a)}", f"{100 * found.rate_a:.1f} %"),
+        (f"B  {escape(b)}", f"{100 * found.rate_b:.1f} %"),
+        ("B - A (95 %, paired bootstrap over tasks)", f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"),
+        ("tasks that only B solves / only A (McNemar, exact)", f"{gain.only_b} / {gain.only_a}, p = {gain.p:.3g}"),
+    ]
+    if any(found.infra):
+        body.append(("without a verdict in A / in B: counted as not solved", f"{found.infra[0]} / {found.infra[1]}"))
+    if any(found.missing):
+        body.append(("tasks that only A has / only B: left out", f"{found.missing[0]} / {found.missing[1]}"))
+    _console().print(_table(f"{found.tasks} tasks in both", ["", ""], body))
+    for title, names in (("won by B", found.won), ("lost by B", found.lost)):
+        if names:
+            _console().print(f"{title}: {', '.join(names)}", style="dim")
 
 
 def print_phases(phases: Sequence[Phase]) -> None:

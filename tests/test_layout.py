@@ -81,7 +81,7 @@ def blocking(*arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
 
 
-COMMANDS = ["doctor", "tasks build", "tasks list", "tasks validate", "rollout", "eval", "train", "plan", "grade", "regrade", "show", "view"]
+COMMANDS = ["doctor", "tasks build", "tasks list", "tasks validate", "rollout", "eval", "train", "plan", "grade", "regrade", "show", "view", "compare"]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -10,7 +10,8 @@ import pytest
 from pipeline.charts import line_chart
 from pipeline.journal import Journal
 from pipeline.report import evaluations, write_report
-from pipeline.results import Results, load_results, save_results, summarise, wilson
+from pipeline.results import Results, load_results, save_results, summarise
+from pipeline.statistics import wilson
 from pipeline.types import Completion, Episode, Stop, ToolCall, Turn
 from tasks import Evidence, Outcome, Verdict
 
