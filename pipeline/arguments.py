@@ -98,10 +98,14 @@ def _tasks(commands: "Commands[Parser]") -> None:
 
     _tasks_list(inner)
 
-    examples = ["greengrad tasks validate suites/small", "greengrad tasks validate suites/small --repeats 3 -j 4"]
-    validate = _command(inner, "validate", "tasks_validate", "gold passes, no-op fails, K equal verdicts -> lineage.jsonl", examples)
+    examples = ["greengrad tasks validate suites/small", "greengrad tasks validate suites/mined --repeats 3 -j 4 --keep suites/sound"]
+    summary = (
+        "gold resolves; untouched, reversed and empty do not; K runs agree, in either order -> lineage.jsonl; the same command resumes"
+    )
+    validate = _command(inner, "validate", "tasks_validate", summary, examples)
     validate.add_argument("suite", type=Path, metavar="SUITE")
     validate.add_argument("--repeats", type=_positive, default=1, metavar="K", help="verdicts that must be equal (default 1)")
+    validate.add_argument("--keep", type=Path, metavar="OUT", help="write a suite of the sound tasks there")
     _sandbox(validate)
     _jobs(validate)
 

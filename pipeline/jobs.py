@@ -200,13 +200,19 @@ def tasks_build(arguments: argparse.Namespace) -> int:
 
 
 def tasks_validate(arguments: argparse.Namespace) -> int:
-    """greengrad tasks validate SUITE [--repeats K]; 0 where every task is sound."""
+    """greengrad tasks validate SUITE [--repeats K] [--keep OUT]; 0 where every task is sound, or the sound ones were to be kept."""
+    from tasks import keep_tasks
+
     from .suite import validate
     from .tables import print_validations
 
     sandbox = SandboxConfig(backend=arguments.sandbox or "auto")
     found = asyncio.run(validate(arguments.suite, sandbox, arguments.repeats, arguments.jobs or 2))
     print_validations(found)
+    if arguments.keep:
+        kept = keep_tasks(arguments.suite, arguments.keep, [one.instance_id for one in found if one.sound])
+        print(f"{arguments.keep}: the {kept} sound tasks")
+        return 1 if any(one.failed for one in found) else 0
     return 0 if all(one.sound for one in found) else 1
 
 

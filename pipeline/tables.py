@@ -139,9 +139,14 @@ def print_validations(found: Sequence[Validation]) -> None:
     """One line a task that is not sound, and how many are."""
     for one in found:
         if not one.sound:
-            gold, untouched = (", ".join(dict.fromkeys(outcome.value for outcome in outcomes)) for outcomes in (one.gold, one.noop))
-            print(f"{one.instance_id}: not sound: gold {gold}; untouched {untouched}")
-    print(f"{sum(one.sound for one in found)} of {len(found)} tasks are sound")
+            print(f"{one.instance_id}: {'no verdict' if one.failed else 'not sound'}: {one.why_not}")
+    seconds = sorted(one.seconds for one in found)
+    memory = [one.memory_mb for one in found if one.memory_mb is not None]
+    named, failed = sum(one.missing_names for one in found), sum(one.failed for one in found)
+    print(f"{sum(one.sound for one in found)} of {len(found)} tasks are sound; {failed} have no verdict (infrastructure)")
+    print(f"median {median(seconds):.1f} s a task, longest {seconds[-1]:.1f} s" + (f"; at most {max(memory)} MB" if memory else ""))
+    if named:
+        print(f"{named} have tests that fail only by names that are not there yet (missing_names in lineage.jsonl)")
 
 
 def print_counts(tasks: Sequence[Task], dropped: Mapping[str, int]) -> None:

@@ -10,7 +10,7 @@ from .filters import Filter, choose, language, patch_lines, repository
 from .grade import grade, grade_untouched
 from .predictions import load_predictions, write_predictions
 from .sealing import seal_tasks
-from .store import load_suite, write_task
+from .store import keep_tasks, load_suite, write_task
 from .toy import toy_suite
 from .validate import Validation, validate_suite
 
@@ -31,6 +31,7 @@ __all__ = [
     "choose",
     "grade",
     "grade_untouched",
+    "keep_tasks",
     "language",
     "load_predictions",
     "load_suite",

@@ -12,6 +12,8 @@ from .patches import patch_paths
 from .swebench import START, official_script
 from .witness import PLUGIN, Witness, plugin_text, read_witness
 
+ORDER = "greengrad_order"
+"""The plugin that turns the order of tests round."""
 LOG_BYTES = 8 << 20
 """Kept of one evaluation log: what a machine keeps of any output. A longer one loses its middle; the tests named there did not run."""
 
@@ -29,16 +31,26 @@ class Evaluation:
     """How the code under test brought its own machine down; "" where it did not."""
 
 
-async def run_tests(sandbox: Sandbox, task: Task) -> Evaluation:
-    """Run a task's evaluation in a machine whose tree is the one to be graded (SandboxError where the machine fails)."""
+async def run_tests(sandbox: Sandbox, task: Task, backwards: bool = False) -> Evaluation:
+    """Run a task's evaluation in a machine whose tree is the one to be graded (SandboxError where the machine fails).
+
+    `backwards`: the tests in the opposite order, for a task that is witnessed.
+    """
     folder = f"/tmp/greengrad-{secrets.token_hex(8)}"
     key = secrets.token_hex(32).encode()
     records = f"{folder}/records"
     tests = json.dumps(patch_paths(task.test_patch))
-    env = {"PYTHONPATH": folder, "PYTEST_ADDOPTS": f"-p {PLUGIN}", "GREENGRAD_WITNESS": records, "GREENGRAD_TESTS": tests}
+    env = {
+        "PYTHONPATH": folder,
+        "PYTEST_ADDOPTS": f"-p {ORDER} " * backwards + f"-p {PLUGIN}",
+        "GREENGRAD_WITNESS": records,
+        "GREENGRAD_TESTS": tests,
+    }
     env = env if is_witnessed(task) else {}
     try:
         await sandbox.write(f"{folder}/{PLUGIN}.py", plugin_text().encode())
+        if backwards:
+            await sandbox.write(f"{folder}/{ORDER}.py", plugin_text(ORDER).encode())
         await sandbox.write(f"{folder}/eval.sh", guarded_script(task).encode())
         result = await sandbox.run(f"/bin/bash {folder}/eval.sh", env=env, stdin=key, seconds=task.test_seconds)
         await sandbox.kill_all()  # nothing may write to the record while it is read

@@ -8,7 +8,7 @@ A task repository is the official one (the swebench package reads what is writte
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,28 @@ def write_task(suite_path: Path, task: Task, dockerfile: str, dataset: str = "gr
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
     return final
+
+
+def keep_tasks(suite_path: Path, out: Path, instance_ids: Sequence[str]) -> int:
+    """Copy these tasks of a task repository into another one; how many it holds then.
+
+    ValueError where the suite is no task repository, or `out` holds another one's tasks.
+    """
+    if not (suite_path / "tasks").is_dir():
+        raise ValueError(f"{suite_path}: only the tasks of a task repository (a folder with tasks/) can be kept")
+    config = (suite_path / "sweb.yaml").read_text(encoding="utf-8")
+    if (out / "sweb.yaml").exists() and (out / "sweb.yaml").read_text(encoding="utf-8") != config:
+        raise ValueError(f"{out} holds the tasks of another suite (sweb.yaml differs): choose another folder or remove it")
+    (out / "tasks").mkdir(parents=True, exist_ok=True)
+    for name in instance_ids:
+        draft = out / ".partial" / name
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(suite_path / "tasks" / name, draft)
+        shutil.rmtree(out / "tasks" / name, ignore_errors=True)
+        os.replace(draft, out / "tasks" / name)
+    shutil.rmtree(out / ".partial", ignore_errors=True)
+    _write(out / "sweb.yaml", config)
+    return len(_folders(out))
 
 
 def _texts(task: Task, dockerfile: str, dataset: str) -> dict[str, str]:

@@ -30,9 +30,9 @@ class Witness:
     """What is wrong with the record itself: a line without our signature, a number missing."""
 
 
-def plugin_text() -> str:
+def plugin_text(name: str = PLUGIN) -> str:
     """Source of the plugin."""
-    return (Path(__file__).parent / "inside" / f"{PLUGIN}.py").read_text(encoding="utf-8")
+    return (Path(__file__).parent / "inside" / f"{name}.py").read_text(encoding="utf-8")
 
 
 def read_witness(data: bytes, key: bytes) -> Witness:

@@ -81,7 +81,21 @@ def blocking(*arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
 
 
-COMMANDS = ["doctor", "tasks build", "tasks list", "tasks validate", "rollout", "eval", "train", "plan", "grade", "regrade", "show", "view", "compare"]
+COMMANDS = [
+    "doctor",
+    "tasks build",
+    "tasks list",
+    "tasks validate",
+    "rollout",
+    "eval",
+    "train",
+    "plan",
+    "grade",
+    "regrade",
+    "show",
+    "view",
+    "compare",
+]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
