@@ -10,6 +10,7 @@ from pathlib import Path
 from sandbox import Backend, open_backend
 from tasks import Filter, Suite, Task, choose, load_suite, prepare_suite, repository, seal_tasks
 
+from .chat_policy import start_chat_policy
 from .collect import gather
 from .config import Config, RolloutConfig, SandboxConfig, TasksConfig
 from .evaluate import Actor
@@ -27,8 +28,8 @@ IMAGES_AT_ONCE = 4
 
 
 def open_chat(config: Config) -> Chat:
-    """The model's own chat template; bytes where a script acts and no model is named."""
-    if config.model is None:
+    """The model's own chat template; bytes where a script acts, or a server that takes text."""
+    if config.model is None or config.policy.api == "chat":
         return Chat(ByteTemplate(), config.rollout.action_format)
     try:
         return load_chat(config.model.path, config.rollout.action_format)
@@ -40,7 +41,9 @@ def open_chat(config: Config) -> Chat:
 
 
 def token_limits(config: Config) -> tuple[RolloutConfig, int]:
-    """Settings of the turns, and the context; without a model there are no tokens to limit."""
+    """Settings of the turns, and the context; without a model there are no tokens to limit, and a chat server limits its own."""
+    if config.policy.api == "chat" and config.rollout.policy == "model":
+        return config.rollout, NO_LIMIT
     if config.model is None:
         return config.rollout.model_copy(update={"max_new_tokens": NO_LIMIT}), NO_LIMIT
     return config.rollout, config.model.context
@@ -119,9 +122,9 @@ async def open_actor(config: Config, chat: Chat, log: Path, served: Policy | Non
     if config.rollout.policy != "model":
         yield Actor(config.rollout.policy, make_expert(config.rollout.policy, chat), config.train.seed)
         return
-    policy = served or await start_policy(config, chat.template, log)
+    policy = served or await (start_chat_policy(config) if config.policy.api == "chat" else start_policy(config, chat.template, log))
     try:
-        yield Actor(config.model.path.name if config.model else "model", lambda task: policy, config.train.seed)
+        yield Actor(config.policy.model or (config.model.path.name if config.model else "model"), lambda task: policy, config.train.seed)
     finally:
         if served is None:
             await asyncio.shield(policy.close())

@@ -76,6 +76,7 @@ def _turn_fields(turn: Turn, shared: int) -> dict[str, Any]:
         "text": completion.text,
         "version": completion.version,
         "stopped": completion.stopped,
+        **({"tokens": [completion.tokens_in, completion.tokens_out]} if completion.tokens_in or completion.tokens_out else {}),
         "call": [turn.call.name, turn.call.arguments] if turn.call else None,
         "observation": turn.observation,
         "seconds": [turn.seconds_model, turn.seconds_tool],
@@ -94,6 +95,8 @@ def _turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
             text=row["text"],
             version=row["version"],
             stopped=row["stopped"],
+            tokens_in=row.get("tokens", (0, 0))[0],
+            tokens_out=row.get("tokens", (0, 0))[1],
         )
         call = ToolCall(*row["call"]) if row["call"] else None
         turns.append(Turn(prompt, completion, call, row["observation"], *row["seconds"], *row.get("seen", ())))

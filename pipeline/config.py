@@ -224,8 +224,26 @@ class LearnerConfig(Section):
 class PolicyConfig(Section):
     """The engine that samples."""
 
+    api: Literal["tokens", "chat"] = "tokens"
+    """tokens: vLLM, ids and log-probs, for training. chat: any OpenAI-compatible server at `url`, text alone, for evaluation."""
     url: str | None = None
-    """A running vLLM server; None starts one."""
+    """A running server; None starts vLLM."""
+    model: str | None = None
+    """Its name at a chat server; None: the first that the server names."""
+    key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds a chat server's key; it is written nowhere."""
+    body: dict[str, str | int | float | bool] = {}
+    """More fields of a chat request, or other values for ours (max_completion_tokens, reasoning_effort ...)."""
+    attempts: int = Field(8, ge=1)
+    """Of one chat request, with waits that double from 1 s or are what the server asks for."""
+    requests_per_minute: float | None = Field(None, gt=0)
+    """To a chat server, over all episodes."""
+    request_seconds: float = Field(600.0, gt=0)
+    """Limit of one chat request."""
+    price_in: float = Field(0.0, ge=0)
+    """Of a million tokens of prompts, for the cost of an evaluation ..."""
+    price_out: float = Field(0.0, ge=0)
+    """... and of answers."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_requests: int = Field(32, ge=1)
     memory_gb: float = Field(2.0, gt=0)

@@ -66,6 +66,7 @@ def eval_config(arguments: argparse.Namespace) -> Config:
     kind, _, name = arguments.policy.partition(":")
     if kind in ("http", "https"):
         words += [*override("policy.url", arguments.policy), *override("rollout.policy", "model")]
+        words += override("policy.api", "chat") if arguments.config is None else []
     elif kind == "model" and name:
         words += [*override("model.path", name), *override("rollout.policy", "model")]
     elif arguments.policy in ("gold", "noop") or (kind == "script" and name):
@@ -113,6 +114,8 @@ def train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides, Config)
     if config.model is None:
         raise ValueError(f"{arguments.config}: model.path is missing: training needs a model")
+    if config.policy.api == "chat":
+        raise ValueError(f"{arguments.config}: policy.api: chat has neither token ids nor log-probs: training needs policy.api: tokens")
     run = arguments.run or Path("runs") / config.name
     choose_tasks(config.tasks, config.tasks.split)  # a suite that will not do is refused before anything is written
     start_run(run, config)

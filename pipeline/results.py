@@ -77,6 +77,7 @@ class Results:
             "turns": f"{self.turns:.1f}",
             "malformed": f"{100 * self.malformed:.0f} %",
             "tokens/s": f"{self.tokens * per_second:.0f}" if self.tokens else "-",
+            **({"cost": f"{self.cost:.2f} for {self.tokens_in:,} + {self.tokens:,} tokens"} if self.cost else {}),
             "sandbox calls/s": f"{self.tool_calls * per_second:.1f}",
             "infra": str(self.infra),
             "wall": f"{self.seconds:.0f} s",
@@ -108,7 +109,7 @@ def summarise(policy: str, episodes: Sequence[Episode], seconds: float) -> Resul
         submitted=sum(episode.stop is Stop.SUBMITTED for episode in episodes) / count,
         turns=len(turns) / count,
         malformed=sum(turn.call is None for turn in turns) / max(len(turns), 1),
-        tokens=sum(len(turn.completion.ids) for turn in turns),
+        tokens=sum(turn.completion.tokens_out or len(turn.completion.ids) for turn in turns),
         tool_calls=sum(turn.call is not None for turn in turns),
         seconds=seconds,
         outcomes={outcome.value: number for outcome, number in outcomes.items()},
@@ -117,7 +118,7 @@ def summarise(policy: str, episodes: Sequence[Episode], seconds: float) -> Resul
         log_only=sum(bool(episode.verdict and episode.verdict.evidence is Evidence.LOG_ONLY) for episode in episodes),
         pass_at=rates,
         error=error,
-        tokens_in=sum(len(turn.prompt) for turn in turns),
+        tokens_in=sum(turn.completion.tokens_in or len(turn.prompt) for turn in turns),
     )
 
 

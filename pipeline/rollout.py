@@ -24,7 +24,7 @@ from .config import RolloutConfig
 from .probe import look
 from .prompt import Chat
 from .tools import Shown, run_tool
-from .types import Completion, Episode, Policy, PolicyError, Stop, Turn
+from .types import Completion, ContextFull, Episode, Policy, PolicyError, Stop, Turn
 
 T = TypeVar("T")
 
@@ -169,6 +169,8 @@ async def play(policy: Policy, task: Task, seat: Seat) -> Stop:
                 completion, seconds = await _sample(policy, prompt, seat)
         except TimeoutError:
             return Stop.TIME
+        except ContextFull:
+            return Stop.CONTEXT_FULL
         seen = await look(seat.sandbox, seat.rig.rollout, min(seat.rig.command_seconds, _left(seat)), first=not seat.turns)
         turn = await _act(tuple(prompt), completion, seconds, seat)
         seat.turns.append(replace(turn, anchor=seen.anchor, passed=seen.passed))

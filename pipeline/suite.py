@@ -5,13 +5,14 @@ Each writes into one folder (journal, predictions.jsonl, report.json, logs/) and
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tasks import Prediction, Suite, Task, Validation, Verdict, read_verdicts, validate_suite, write_logs, write_report
 
 from .actor import choose_tasks, open_actor, open_chat, open_machines, prepare_machines, token_limits
 from .breaker import Breaker
-from .config import Config, SandboxConfig, TasksConfig
+from .config import Config, PolicyConfig, SandboxConfig, TasksConfig
 from .evaluate import Work, attempt_all, evaluate_work, newest_episodes
 from .journal import Journal
 from .progress import growing_progress
@@ -45,9 +46,15 @@ async def _play(config: Config, work: Sequence[Work], out: Path, title: str, ser
         work = await prepare_work(config, work, out)
         log_file = out / "logs" / "vllm.log"
         async with open_rig(config, rollout, chat, context) as rig, open_actor(config, chat, log_file, served) as actor:
-            results = await evaluate_work(actor, work, rig, journal, title)
+            results = priced(await evaluate_work(actor, work, rig, journal, title), config.policy)
+        save_results(out, results)
         await asyncio.to_thread(write_artefacts, out, results.policy, work, newest_episodes(journal, work))
     return results
+
+
+def priced(results: Results, policy: PolicyConfig) -> Results:
+    """With what its tokens cost at the configuration's prices."""
+    return replace(results, cost=(results.tokens_in * policy.price_in + results.tokens * policy.price_out) / 1e6)
 
 
 async def grade_predictions(config: Config, tasks: Sequence[Task], predictions: Sequence[Prediction], out: Path) -> Results:

@@ -56,6 +56,10 @@ class Completion:
     """The number of publishes that the weights had seen."""
     stopped: bool
     """False where the token limit cut it."""
+    tokens_in: int = 0
+    """Tokens of the prompt and ..."""
+    tokens_out: int = 0
+    """... of the answer as a server counted them, where ids are no tokens (chat_policy.py); 0: ids are tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,10 @@ class Batch:
 
 class PolicyError(Exception):
     """The engine failed (unreachable, died, answered nonsense). Infrastructure: never a reward of 0."""
+
+
+class ContextFull(Exception):
+    """The engine takes no longer prompt: the episode ends there and is graded."""
 
 
 class Policy(Protocol):
