@@ -1,6 +1,7 @@
 """Isolated machines; knows nothing of tasks or models."""
 
 from .base import WORKDIR, Backend, ExecResult, Image, Limits, ResourceExhausted, Sandbox, SandboxError
+from .checkout import checkout_tree
 from .desk import SealError
 from .fake import DyingSandbox, FakeBackend, FakeSandbox, HangingSandbox
 from .images import ensure_environment, environment_name
@@ -28,6 +29,7 @@ __all__ = [
     "SealError",
     "Secret",
     "apply_patch",
+    "checkout_tree",
     "diff",
     "ensure_environment",
     "environment_name",

@@ -9,7 +9,6 @@ import random
 import re
 import secrets
 import shutil
-import sys
 from pathlib import Path
 
 from .base import Limits, SandboxError
@@ -78,7 +77,15 @@ def machine_command(environment: Path, limits: Limits, group: Group | None) -> l
     inner = [sources.bwrap(), *_namespaces(), *_system(), *_etc(sources.reach(_etc_folder()))]
     for place, size in shares(limits.disk_mb).items():
         inner += ["--size", str(size), "--perms", PLACES[place], "--tmpfs", place]
-    inner += [*_python(sources), "--ro-bind", sources.reach(environment), PLACE, "--ro-bind", sources.reach(supervisor()), SUPERVISOR]
+    inner += [
+        *_python(sources, environment),
+        "--ro-bind",
+        sources.reach(environment),
+        PLACE,
+        "--ro-bind",
+        sources.reach(supervisor()),
+        SUPERVISOR,
+    ]
     if group:
         inner += ["--ro-bind", sources.reach(group.events), _events_place(group)]
     inner += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--", SUPERVISOR, *_supervisor_limits(limits, group)]
@@ -135,9 +142,10 @@ def _masks(prefix: Path, *more: Path) -> list[str]:
     return [word for path in found for word in ("--size", "4096", "--perms", "0755", "--tmpfs", str(path), "--remount-ro", str(path))]
 
 
-def _python(sources: _Sources) -> list[str]:
-    """The Python that /opt/env stands on, at its own path."""
-    prefix = Path(sys.base_prefix)
+def _python(sources: _Sources, environment: Path) -> list[str]:
+    """The Python that an environment stands on (pyvenv.cfg names it), at its own path."""
+    config = (environment / "pyvenv.cfg").read_text()
+    prefix = Path(re.findall(r"^home = (.+)$", config, re.MULTILINE)[0]).parent
     if prefix == Path("/usr"):
         return []
     return ["--ro-bind", sources.reach(prefix), str(prefix), *_masks(prefix)]

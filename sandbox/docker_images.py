@@ -24,7 +24,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from . import make_env
 from .base import WORKDIR, Image, SandboxError
 from .build import supervisor
-from .images import BASE, PREFIX, host_part
+from .images import BASE, PREFIX, host_part, python_version
+from .pythons import find_python
 from .store import home, locked
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,13 @@ PULLS = 5
 ENVIRONMENT = f"""FROM {BASE}
 COPY site /opt/site
 COPY make_env.py /opt/make_env.py
-RUN python3 /opt/make_env.py /opt/site {make_env.PLACE}
+RUN %s /opt/make_env.py /opt/site {make_env.PLACE}
 COPY supervisor {SUPERVISOR}
 """
+OTHER_PYTHON = "/opt/python"
+"""Where an environment's own Python lies, if it names one."""
+_NOT_NEEDED = ("site-packages", "test", "idlelib", "tkinter", "lib2to3", "ensurepip", "__pycache__", "share")
+"""Folders of a Python that no image gets."""
 
 
 def ensure(api: docker.APIClient, image: Image, budget_gb: float) -> str:
@@ -143,14 +148,19 @@ def _build_environment(api: docker.APIClient, name: str) -> None:
     if not _exists(api, BASE):
         raise SandboxError(f"the image {BASE} is missing on this Docker host; make it with: bash scripts/base_image")
     folder = host_part(name)
-    _build(api, name, ENVIRONMENT, [(folder / "site", "site"), (Path(make_env.__file__), "make_env.py")])
+    files = [(folder / "site", "site"), (Path(make_env.__file__), "make_env.py")]
+    if not (version := python_version(name)):
+        _build(api, name, ENVIRONMENT % "python3", files)
+        return
+    python = ENVIRONMENT.replace("COPY site", f"COPY python {OTHER_PYTHON}\nCOPY site", 1)
+    _build(api, name, python % f"{OTHER_PYTHON}/bin/python3", [*files, (find_python(version), "python")])
 
 
 def _build(api: docker.APIClient, name: str, dockerfile: str, files: list[tuple[Path, str]]) -> None:
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
         for path, place in [*files, (supervisor(), "supervisor")]:
-            tar.add(path, place)
+            tar.add(path, place, filter=_needed if place == "python" else None)
         info = tarfile.TarInfo("Dockerfile")
         info.size = len(dockerfile)
         tar.addfile(info, io.BytesIO(dockerfile.encode()))
@@ -159,6 +169,11 @@ def _build(api: docker.APIClient, name: str, dockerfile: str, files: list[tuple[
     for line in api.build(fileobj=context, tag=name, decode=True, **options):
         if "error" in line:
             raise SandboxError(f"{name} cannot be built: {line['error']}")
+
+
+def _needed(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """A member of a Python's prefix that a machine needs; without the packages that somebody installed into it."""
+    return None if any(part in _NOT_NEEDED for part in Path(member.name).parts) else member
 
 
 def _version() -> str:

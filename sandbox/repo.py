@@ -169,7 +169,7 @@ def make_tree(folder: Path, out: Path) -> str:
         commit = _commit(work)
         draft = out.with_name(f".{out.name}-{secrets.token_hex(4)}")
         try:
-            _pack(work, draft)
+            pack(work, draft)
             draft.rename(out)
         finally:
             draft.unlink(missing_ok=True)
@@ -178,20 +178,21 @@ def make_tree(folder: Path, out: Path) -> str:
 
 def _commit(work: Path) -> str:
     """One commit of everything, packed; no index stat data, no hooks, no log: nothing that differs from run to run."""
-    _git(work, "init", "--quiet", "--template=", "--initial-branch=main")
+    git(work, "init", "--quiet", "--template=", "--initial-branch=main")
     (work / ".git" / "config").write_text(CONFIG)
     (work / ".git" / "info").mkdir()
     (work / ".git" / "info" / "attributes").write_text(ATTRIBUTES)
-    _git(work, "add", "--all", "--force")
-    _git(work, "commit", "--quiet", "--allow-empty", "--no-verify", "--message", "base")
-    _git(work, "-c", "pack.threads=1", "repack", "-adq")
+    git(work, "add", "--all", "--force")
+    git(work, "commit", "--quiet", "--allow-empty", "--no-verify", "--message", "base")
+    git(work, "-c", "pack.threads=1", "repack", "-adq")
     (work / ".git" / "index").unlink()
-    _git(work, "read-tree", "HEAD")
+    git(work, "read-tree", "HEAD")
     (work / ".git" / "COMMIT_EDITMSG").unlink(missing_ok=True)
-    return _git(work, "rev-parse", "HEAD")
+    return git(work, "rev-parse", "HEAD")
 
 
-def _git(work: Path, *arguments: str) -> str:
+def git(work: Path, *arguments: str) -> str:
+    """Run git in a folder of ours, with nothing of this machine's configuration; what it printed (SandboxError where it fails)."""
     who = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "greengrad"), ("EMAIL", "none"))}
     when = {"GIT_AUTHOR_DATE": f"{WHEN} +0000", "GIT_COMMITTER_DATE": f"{WHEN} +0000"}
     env = {**QUIET, "PATH": os.environ.get("PATH", os.defpath), **who, **when}
@@ -201,7 +202,7 @@ def _git(work: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _pack(work: Path, out: Path) -> None:
+def pack(work: Path, out: Path) -> None:
     """All of `work`, in order of name, with owner, time and modes made equal."""
     with tarfile.open(out, "w", format=tarfile.GNU_FORMAT) as tar:
         for path in sorted(work.rglob("*")):

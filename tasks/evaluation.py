@@ -69,8 +69,9 @@ def guarded_script(task: Task) -> str:
 
 
 def is_witnessed(task: Task) -> bool:
-    """Whether our plugin can watch the tests: pytest runs them, in an environment of ours (whose pytest it knows)."""
-    return bool(task.requirements) and task.log_parser.startswith("parse_log_pytest")
+    """Whether our plugin can watch the tests: pytest runs them, and its version is one that we pinned (and that the plugin knows)."""
+    pinned = any(line.startswith("pytest==") for line in task.requirements)
+    return pinned and task.log_parser.startswith("parse_log_pytest")
 
 
 async def _read_records(sandbox: Sandbox, path: str) -> bytes:
