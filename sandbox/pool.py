@@ -101,7 +101,17 @@ class Pool:
             waiting.append(self._new(kind, image))
         while len(self._ready) > KINDS:
             self._forget(next(iter(self._ready)))
-        return found if found.tree == image.tree else replace(found, task=_background(_exchange(found.task, image)), tree=image.tree)
+        if found.tree == image.tree:
+            return found
+        return replace(found, task=_background(self._other_tree(kind, found.task, image)), tree=image.tree)
+
+    async def _other_tree(self, kind: Kind, machine: asyncio.Task[Sandbox], image: Image) -> Sandbox:
+        """A machine that was made ready for another tree, with this one; a new one where that other tree went away while it started."""
+        try:
+            await machine
+        except FileNotFoundError:
+            return await self._backend.start(image, kind[1])
+        return await _exchange(machine, image)
 
     def _new(self, kind: Kind, image: Image) -> _Ready:
         self._alive[kind] += 1

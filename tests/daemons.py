@@ -37,9 +37,13 @@ class Daemon:
             subprocess.run(["docker", "-H", self.host, "load"], stdin=source.stdout, check=True, capture_output=True, timeout=300)
 
     def freeze(self) -> None:
-        """SIGSTOP: it accepts connections and answers nothing."""
+        """SIGSTOP: it accepts connections and answers nothing. Its threads stop one after the other, which is waited for."""
         assert self._process
         os.kill(self._process.pid, signal.SIGSTOP)
+        end = time.monotonic() + 10
+        while any(_state(thread) != "T" for thread in Path(f"/proc/{self._process.pid}/task").iterdir()):
+            assert time.monotonic() < end, "the daemon does not stop"
+            time.sleep(0.01)
 
     def thaw(self) -> None:
         """SIGCONT."""
@@ -74,3 +78,8 @@ class Daemon:
         """Names of all its containers, running or not."""
         told = subprocess.run(["docker", "-H", self.host, "ps", "-a", "--format", "{{.Names}}"], capture_output=True, text=True, timeout=60)
         return told.stdout.split()
+
+
+def _state(thread: Path) -> str:
+    """Of one thread, below /proc: R, S, T ..."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]

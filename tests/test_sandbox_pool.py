@@ -66,6 +66,28 @@ async def test_each_lease_gets_a_machine_that_nobody_had_before(tree):
     assert all(machine.closed for machine in backend.started)
 
 
+class LateBackend(FakeBackend):
+    """Reads the tree only after a moment, as a real start does."""
+
+    async def start(self, image: Image, limits: Limits):
+        await asyncio.sleep(0.02)
+        if image.tree and not image.tree.exists():
+            raise FileNotFoundError(image.tree)
+        return await super().start(image, limits)
+
+
+async def test_a_tree_that_goes_away_while_a_machine_starts_ahead_for_it_harms_no_other_lease(tree, tmp_path: Path):
+    (tmp_path / "other.tar").write_bytes(b"")
+    other = Image(tree.name, tmp_path / "other.tar")
+    async with Pool(LateBackend(), LIMITS, concurrency=2, ahead=1) as pool:
+        await use(pool, tree)  # one more was begun ahead, and is still starting
+        async with pool.lease(tree):
+            assert tree.tree
+            tree.tree.unlink()
+            async with pool.lease(other) as machine:
+                assert (await machine.run("true")).exit_code == 0
+
+
 async def test_machines_started_ahead_are_bounded_and_end_with_the_pool(tree):
     backend = FakeBackend()
     async with Pool(backend, LIMITS, concurrency=2, ahead=3) as pool:
