@@ -44,6 +44,8 @@ COPY supervisor {SUPERVISOR}
 """
 OTHER_PYTHON = "/opt/python"
 """Where an environment's own Python lies, if it names one."""
+_LIBRARIES = f"echo {OTHER_PYTHON}/lib > /etc/ld.so.conf.d/greengrad.conf && ldconfig"
+"""A Python whose library is shared looks for it where it was built."""
 _NOT_NEEDED = ("site-packages", "test", "idlelib", "tkinter", "lib2to3", "ensurepip", "__pycache__", "share")
 """Folders of a Python that no image gets."""
 
@@ -152,7 +154,7 @@ def _build_environment(api: docker.APIClient, name: str) -> None:
     if not (version := python_version(name)):
         _build(api, name, ENVIRONMENT % "python3", files)
         return
-    python = ENVIRONMENT.replace("COPY site", f"COPY python {OTHER_PYTHON}\nCOPY site", 1)
+    python = ENVIRONMENT.replace("COPY site", f"COPY python {OTHER_PYTHON}\nRUN {_LIBRARIES}\nCOPY site", 1)
     _build(api, name, python % f"{OTHER_PYTHON}/bin/python3", [*files, (find_python(version), "python")])
 
 

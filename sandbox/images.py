@@ -1,9 +1,8 @@
 """Environments: a list of pinned requirements becomes /opt/env of every machine; knows nothing of tasks and starts no machine.
 
 An environment's name is made from its requirements alone, so it is the same in both backends and on every host.
-Host part: store/envs/<hash>/{requirements.txt, site/}, written by pip once (wheels only). It stands on our own Python, and holds pure
-Python
-only, or on another one that its requirements name ("python==3.9"), whose compiled wheels it may hold.
+Host part: store/envs/<hash>/{requirements.txt, site/}, written by pip once (wheels only). It stands on our own Python, and holds
+pure Python only, or on another one that its requirements name ("python==3.9"), whose compiled wheels it may hold.
 bubblewrap binds a virtual environment made from it at /opt/env; Docker commits it onto the base image (docker.py).
 """
 

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """Real SWE-bench Verified instances, executed without their images: environments are built here, repositories are local clones.
 
-    python scripts/bench/verified_slice.py --repos DIR [--data FILE.parquet] --out DIR [--repo sympy/sympy] [--limit N] [-j 2]
+    python scripts/bench/verified_slice.py --repos DIR | --images [--data FILE.parquet] --out DIR [--repo sympy/sympy] [--limit N] [-j 2]
 
 DIR holds clones (bare or not) in any depth, found by their names: sympy, pytest, flask, requests. The suite is written to OUT/suite in
-our own
-format, then graded by `greengrad grade` twice: with the gold patches, and with patches that change nothing that counts. A table says for
+our own format,
+then graded by `greengrad grade` twice: with the gold patches, and with patches that change nothing that counts. A table says for
 each repository how many resolve with gold and not with no-op, and whether the official functions say the same of the same logs;
 OUT/table.json has every instance with its reason. The same command goes on where it was.
 
 What differs from the official images: pip's pins are those of version 4.1's constants as far as tests need them; nothing is installed: a
 package is imported from its tree (PYTHONPATH), pytest gets the version file that its build would write; conda's two lines fail harmlessly.
-With internet access the images themselves are used by:  greengrad grade SWE-bench/SWE-bench_Verified --predictions gold.jsonl --out DIR
-(not tried here: no registry could be reached).
+With internet access and Docker, --images uses the official images as they are instead (not tried where this was written: no registry
+could be reached): all 500 instances, or those of --repo.
 """
 
 import argparse
@@ -67,9 +67,10 @@ RECIPES = {
     "pytest-dev/pytest": Recipe(
         "3.9",
         {
-            "4.5": (*_OLD, "pluggy==0.11.0"),
+            "4.5": (*_OLD, "pluggy==0.11.0", "setuptools==68.0.0"),
             "4.6": (*_OLD, "packaging==23.1", "pluggy==0.13.1", "importlib-metadata==4.13.0", "zipp==3.16.2"),
-            "5.4": (*_MIDDLE, "iniconfig==2.0.0"),
+            "5.0": (*_OLD, "packaging==23.1", "pluggy==0.13.1", "importlib-metadata==4.13.0", "zipp==3.16.2"),
+            "5.4": (*_MIDDLE, "iniconfig==2.0.0", "toml==0.10.2"),
             "6.0": (*_NEW, "more-itertools==10.1.0"),
             "6.2": _NEW,
             "6.3": _NEW,
@@ -99,11 +100,7 @@ def main() -> int:
     """Build, grade, tell."""
     options = _options()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    rows = [row for row in read_rows(options.data) if row["repo"] in (options.repo or RECIPES)]
-    clones = find_clones(options.repos, {row["repo"] for row in rows})
-    wanted = [row for row in rows if row["repo"] in clones][: options.limit]
-    suite = options.out / "suite"
-    reasons = build(suite, wanted, clones)
+    wanted, suite, reasons = official(options) if options.images else prepared(options)
     graded: dict[str, dict[str, tuple[str, str, bool]]] = {}
     for name in ("gold", "noop"):
         patches = [
@@ -117,6 +114,23 @@ def main() -> int:
         graded[name] = read_graded(options.out / name, suite)
     tell(options.out, wanted, graded, reasons)
     return 0
+
+
+def official(options: argparse.Namespace) -> tuple[list[dict[str, Any]], Path, dict[str, str]]:
+    """Rows as they are, whose images a registry has."""
+    wanted = [row for row in read_rows(options.data) if not options.repo or row["repo"] in options.repo][: options.limit]
+    suite = options.out / "rows.jsonl"
+    suite.parent.mkdir(parents=True, exist_ok=True)
+    suite.write_text("".join(json.dumps(row) + "\n" for row in wanted))
+    return wanted, suite, {}
+
+
+def prepared(options: argparse.Namespace) -> tuple[list[dict[str, Any]], Path, dict[str, str]]:
+    """Rows of the repositories that there are clones of, with environments of ours; why some could not be made."""
+    rows = [row for row in read_rows(options.data) if row["repo"] in (options.repo or RECIPES)]
+    clones = find_clones(options.repos, {row["repo"] for row in rows})
+    wanted = [row for row in rows if row["repo"] in clones][: options.limit]
+    return wanted, options.out / "suite", build(options.out / "suite", wanted, clones)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -218,14 +232,19 @@ def tell(out: Path, rows: list[dict[str, Any]], graded: dict[str, dict[str, tupl
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     home = Path(os.environ.get("GREENGRAD_DATA") or Path(__file__).parents[3] / "shared" / "data")
-    parser.add_argument("--repos", type=Path, required=True, metavar="DIR")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--repos", type=Path, metavar="DIR")
+    source.add_argument("--images", action="store_true", help="the official images, from their registry")
     parser.add_argument("--data", type=Path, default=home / "SWE-bench_Verified.test.parquet")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repo", action="append", help="only this one (may be repeated)")
     parser.add_argument("--limit", type=int)
     parser.add_argument("-j", "--jobs", type=int, default=2)
     parser.add_argument("--sandbox", default="bubblewrap", choices=("bubblewrap", "docker"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.images:
+        options.sandbox = "docker"
+    return options
 
 
 if __name__ == "__main__":
