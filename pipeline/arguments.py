@@ -96,6 +96,7 @@ def _tasks(commands: "Commands[Parser]") -> None:
     build.add_argument("--out", type=Path, required=True, metavar="SUITE", help="folder of the suite; the same command resumes")
     _sandbox(build)
 
+    _tasks_mine(inner)
     _tasks_list(inner)
 
     examples = ["greengrad tasks validate suites/small", "greengrad tasks validate suites/mined --repeats 3 -j 4 --keep suites/sound"]
@@ -108,6 +109,23 @@ def _tasks(commands: "Commands[Parser]") -> None:
     validate.add_argument("--keep", type=Path, metavar="OUT", help="write a suite of the sound tasks there")
     _sandbox(validate)
     _jobs(validate)
+
+
+def _tasks_mine(commands: "Commands[Parser]") -> None:
+    examples = ["greengrad tasks mine --repo ../boltons --name mahmoud/boltons --out suites/mined --limit 20 -j 2"]
+    summary = "a suite from the history of a Python repository: small commits that change source and tests, each proved in sandboxes"
+    mine = _command(commands, "mine", "tasks_mine", summary, examples)
+    mine.add_argument("--repo", required=True, metavar="PATH_OR_URL", help="a git repository with its whole history, bare or not")
+    mine.add_argument("--out", type=Path, required=True, metavar="SUITE", help="folder of the suite; the same command resumes")
+    mine.add_argument("--limit", type=_positive, default=50, metavar="N", help="candidate commits to try, newest first (default 50)")
+    mine.add_argument("--name", default="", metavar="OWNER/NAME", help="of the repository (default: from the path or URL)")
+    help_text = 'JSON lines {"commit": ID or "issue": NUMBER, "text": ...}: problem statements in place of commit messages'
+    mine.add_argument("--issues", type=Path, metavar="FILE", help=help_text)
+    mine.add_argument("--max-files", type=_positive, default=3, metavar="N", help="source files, and test files, of a commit (default 3)")
+    mine.add_argument("--max-lines", type=_positive, default=80, metavar="N", help="source lines that it changes (default 80)")
+    mine.add_argument("--split", choices=("train", "test"), default="train", help="of all its tasks (default train)")
+    _sandbox(mine)
+    _jobs(mine)
 
 
 def _tasks_list(commands: "Commands[Parser]") -> None:

@@ -202,6 +202,22 @@ def tasks_build(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def tasks_mine(arguments: argparse.Namespace) -> int:
+    """greengrad tasks mine --repo PATH_OR_URL --out SUITE [--limit N]."""
+    from sandbox import open_backend
+    from tasks import Claim, load_issues, mine_suite
+
+    from .progress import growing_progress
+
+    issues = load_issues(arguments.issues) if arguments.issues else {}
+    claim = Claim(arguments.repo, arguments.name, arguments.limit, arguments.max_files, arguments.max_lines, issues, arguments.split)
+    backend = open_backend(arguments.sandbox or "auto")
+    with growing_progress(f"mine {arguments.repo}") as tell:
+        suite = asyncio.run(mine_suite(claim, arguments.out, backend, tell, arguments.jobs or 2))
+    print(f"{arguments.out}: {len(suite.tasks)} tasks; lineage.jsonl says what became of every candidate")
+    return 0
+
+
 def tasks_validate(arguments: argparse.Namespace) -> int:
     """greengrad tasks validate SUITE [--repeats K] [--keep OUT]; 0 where every task is sound, or the sound ones were to be kept."""
     from tasks import keep_tasks

@@ -1,5 +1,6 @@
 """What to solve and how it is graded; knows a sandbox, no model."""
 
+import importlib
 from typing import TYPE_CHECKING
 
 from .artefacts import read_verdicts, regrade, write_logs, write_report
@@ -16,9 +17,12 @@ from .validate import Validation, validate_suite
 
 if TYPE_CHECKING:
     from .build import build_suite
+    from .mine_statement import load_issues
+    from .mine_work import Claim, mine_suite
 
 __all__ = [
     "Auditor",
+    "Claim",
     "Evidence",
     "Filter",
     "Outcome",
@@ -33,8 +37,10 @@ __all__ = [
     "grade_untouched",
     "keep_tasks",
     "language",
+    "load_issues",
     "load_predictions",
     "load_suite",
+    "mine_suite",
     "patch_lines",
     "prepare_suite",
     "read_verdicts",
@@ -50,10 +56,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """build_suite on first use: its recipes need pydantic, which `greengrad --help` does not wait for."""
-    if name != "build_suite":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .build import build_suite
+_LATE = {"build_suite": "build", "mine_suite": "mine_work", "Claim": "mine_work", "load_issues": "mine_statement"}
+"""Name -> its module, imported on first use: they need pydantic, GitPython or packaging, which `greengrad --help` does not wait for."""
 
-    return build_suite
+
+def __getattr__(name: str) -> object:
+    """What is imported on first use."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LATE[name]}", __name__), name)

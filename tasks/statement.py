@@ -11,20 +11,20 @@ MESSAGE_CHARS = 220
 def write_statement(mutation: Mutation, messages: dict[str, str], secret: str) -> str:
     """Names file and function, and quotes the plainest failure (test id -> message). `secret` is the right line: it never appears."""
     text = f"`{mutation.function}` in `{mutation.path}` has a bug."
-    told = sorted((_plainness(message), test) for test, message in messages.items() if message.strip())
+    told = sorted((plainness(message), test) for test, message in messages.items() if message.strip())
     for _, test in told:
-        quote = _quote(messages[test])
-        if secret.strip() not in quote:
-            return f"{text} The test `{_test_name(test)}` fails:\n\n    {quote}\n"
+        said = quote(messages[test])
+        if secret.strip() not in said:
+            return f"{text} The test `{_test_name(test)}` fails:\n\n    {said}\n"
     return f"{text} Its tests fail.\n"
 
 
-def _plainness(message: str) -> tuple[bool, int]:
+def plainness(message: str) -> tuple[bool, int]:
     """An assertion that shows values comes first, then what is short."""
     return "assert" not in message, len(message)
 
 
-def _quote(message: str) -> str:
+def quote(message: str) -> str:
     """The first lines of a failure on one line: no addresses, no long tails."""
     lines = [line.strip() for line in message.strip().splitlines()]
     kept = [line for line in lines[:6] if line and not line.startswith(("?", "Use -v", "Full diff"))]

@@ -85,6 +85,7 @@ COMMANDS = [
     "doctor",
     "tasks build",
     "tasks list",
+    "tasks mine",
     "tasks validate",
     "rollout",
     "eval",
