@@ -202,10 +202,13 @@ def _plan(commands: "Commands[Parser]") -> Parser:
 
 
 def _grade(commands: "Commands[Parser]") -> None:
-    examples = ["greengrad grade suites/small --predictions preds.jsonl --out runs/graded"]
+    examples = [
+        "greengrad grade suites/small --predictions preds.jsonl --out runs/graded",
+        "greengrad grade suites/small --predictions trajectories/mini --out runs/graded-mini",
+    ]
     parser = _command(commands, "grade", "grade", "verdicts for patches, in fresh sandboxes; the same command resumes", examples)
     parser.add_argument("suite", type=Path, metavar="SUITE")
-    help_text = "JSON lines: instance_id, model_name_or_path, model_patch"
+    help_text = "of the official harness, SWE-agent or mini-SWE-agent: .jsonl, .json, .pred, or the folder of a run"
     parser.add_argument("--predictions", type=Path, required=True, metavar="FILE", help=help_text)
     _out(parser)
     _jobs(parser)
