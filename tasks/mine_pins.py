@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -130,4 +131,10 @@ def _resolve(lines: tuple[str, ...]) -> tuple[str, ...] | str:
             return "no pure-Python wheel: " + (done.stderr.strip().splitlines() or ["pip failed"])[-1].removeprefix("ERROR: ")[:160]
         with open(f"{folder}/report.json", encoding="utf-8") as file:
             report = json.load(file)
-    return tuple(sorted(f"{item['metadata']['name'].lower()}=={item['metadata']['version']}" for item in report["install"]))
+    return tuple(sorted(_pinned(item) for item in report["install"]))
+
+
+def _pinned(item: dict[str, Any]) -> str:
+    """name==version with the wheel's hash: the same version may have a compiled wheel as well, which pip would rather take."""
+    digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
+    return f"{item['metadata']['name'].lower()}=={item['metadata']['version']} --hash=sha256:{digest}"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sandbox import ensure_environment
 from tasks.mine import Candidate, Change
 from tasks.mine_layout import Kind, generated, kind_of, runnable, sources
 from tasks.mine_pins import pin
@@ -65,6 +66,12 @@ def test_a_package_is_never_installed_beside_its_own_tree():
 def test_a_release_that_requires_the_package_itself_is_refused():
     with pytest.raises(ValueError, match="need python-dateutil itself"):
         pin([Need("arrow==1.3.0", "tox.ini")], "python-dateutil")
+
+
+def test_a_version_that_has_a_compiled_wheel_as_well_is_pinned_to_its_pure_one():
+    pins = pin([Need("simplejson==3.20.2", "tox.ini")], "calc")
+    assert ensure_environment(pins.requirements).startswith("greengrad/env:")
+    assert any(line.startswith("simplejson==3.20.2 --hash=sha256:") for line in pins.requirements)
 
 
 def test_a_runtime_need_that_is_compiled_is_the_reason():
