@@ -44,6 +44,8 @@ class _Block:
     tag: str
     body: list[str]
     closed: bool
+    lines: range
+    """Where it stands in the text, its fences included."""
 
 
 def parse(text: str, action_format: ActionFormat = "fenced") -> ToolCall | FormatError:
@@ -68,6 +70,14 @@ def render(call: ToolCall, action_format: ActionFormat = "fenced") -> str:
             return f"<tool_call>\n{json.dumps({'name': call.name, 'arguments': call.arguments})}\n</tool_call>"
         case _:
             assert_never(action_format)
+
+
+def prose(text: str, action_format: ActionFormat = "fenced") -> str:
+    """What a turn's text says beside its actions, without blank ends."""
+    if action_format == "tool_json":
+        return _TAGGED.sub("", text).strip()
+    taken = {number for block in _find_blocks(text) for number in block.lines}
+    return "\n".join(line for number, line in enumerate(text.split("\n")) if number not in taken).strip()
 
 
 def check_call(name: object, arguments: object) -> ToolCall | FormatError:
@@ -100,18 +110,19 @@ def _parse_fenced(text: str) -> ToolCall | FormatError:
 
 def _find_blocks(text: str) -> list[_Block]:
     blocks: list[_Block] = []
-    tag, fence, body = "", "", [""]
-    for line in text.split("\n"):
+    tag, fence, body, start = "", "", [""], 0
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
         match = _FENCE.fullmatch(line.rstrip())
         if not fence:
             if match:
-                fence, tag, body = match[1], match[2].strip(), []
+                fence, tag, body, start = match[1], match[2].strip(), [], number
         elif match and not match[2] and len(match[1]) >= len(fence):
-            blocks.append(_Block(tag, body, closed=True))
+            blocks.append(_Block(tag, body, True, range(start, number + 1)))
             fence = ""
         else:
             body.append(line)
-    return [*blocks, _Block(tag, body, closed=False)] if fence else blocks
+    return [*blocks, _Block(tag, body, False, range(start, len(lines)))] if fence else blocks
 
 
 def _parse_body(tag: str, body: list[str]) -> ToolCall | FormatError:

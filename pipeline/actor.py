@@ -40,6 +40,13 @@ def open_chat(config: Config) -> Chat:
         raise FileNotFoundError(f"model.path = {config.model.path}: no such folder, and no such model can be fetched ({why})") from None
 
 
+def actor_name(config: Config) -> str:
+    """What results and predictions call who acts: the script, or the model."""
+    if config.rollout.policy != "model":
+        return config.rollout.policy
+    return config.policy.model or (config.model.path.name if config.model else "model")
+
+
 def token_limits(config: Config) -> tuple[RolloutConfig, int]:
     """Settings of the turns, and the context; without a model there are no tokens to limit, and a chat server limits its own."""
     if config.policy.api == "chat" and config.rollout.policy == "model":
@@ -120,11 +127,11 @@ async def prepare_machines(sandbox: SandboxConfig, suite: Path, tasks: Sequence[
 async def open_actor(config: Config, chat: Chat, log: Path, served: Policy | None = None) -> AsyncIterator[Actor]:
     """What rollout.policy names: a script, or the model; `served` is its policy where one runs already, else one is started and stopped."""
     if config.rollout.policy != "model":
-        yield Actor(config.rollout.policy, make_expert(config.rollout.policy, chat), config.train.seed)
+        yield Actor(actor_name(config), make_expert(config.rollout.policy, chat), config.train.seed)
         return
     policy = served or await (start_chat_policy(config) if config.policy.api == "chat" else start_policy(config, chat.template, log))
     try:
-        yield Actor(config.policy.model or (config.model.path.name if config.model else "model"), lambda task: policy, config.train.seed)
+        yield Actor(actor_name(config), lambda task: policy, config.train.seed)
     finally:
         if served is None:
             await asyncio.shield(policy.close())

@@ -62,6 +62,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     _show(commands)
     _view(commands)
     _compare(commands)
+    _export(commands)
     return parser, configurable
 
 
@@ -244,6 +245,15 @@ def _compare(commands: "Commands[Parser]") -> None:
     parser.add_argument("b", type=Path, metavar="RUN_B")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _export(commands: "Commands[Parser]") -> None:
+    examples = ["greengrad export runs/gold --format openai --out gold-chat", "greengrad export runs/eval --format sweagent --out trajs"]
+    summary = "the episodes of a run for other tools, with reward and verdict: SWE-agent .traj, Harbor ATIF, OpenAI chat JSONL"
+    parser = _command(commands, "export", "export", summary, examples)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--format", choices=("sweagent", "atif", "openai"), required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
 
 
 def _run(parser: Parser) -> None:

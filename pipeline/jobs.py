@@ -187,6 +187,16 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """greengrad export RUN --format FORMAT --out DIR."""
+    from .export import export_run
+
+    found = export_run(arguments.run, arguments.format, arguments.out)
+    left_out = f"; {found.empty} without a turn are left out" if found.empty else ""
+    print(f"{arguments.out}: {found.written} episodes{left_out}")
+    return 0
+
+
 def tasks_build(arguments: argparse.Namespace) -> int:
     """greengrad tasks build RECIPE --out SUITE."""
     from sandbox import open_backend

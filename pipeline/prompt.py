@@ -84,10 +84,14 @@ class Chat:
     template: Template
     action_format: ActionFormat = "fenced"
 
+    @property
+    def system(self) -> str:
+        """The system prompt of this format."""
+        return _FENCED_SYSTEM if self.action_format == "fenced" else _JSON_SYSTEM
+
     def start_prompt(self, task: Task) -> list[int]:
         """System prompt and issue."""
-        system = _FENCED_SYSTEM if self.action_format == "fenced" else _JSON_SYSTEM
-        return self.template.start(system, task.problem_statement.strip())
+        return self.template.start(self.system, task.problem_statement.strip())
 
     def extend(self, prompt: Sequence[int], completion: Completion, observation: str) -> list[int]:
         """The next prompt: prompt + sampled ids + observation; an end of turn that was not sampled is added."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from .artefacts import read_verdicts, regrade, write_logs, write_report
 from .audit import Auditor
 from .base import Evidence, Outcome, Prediction, Suite, Task, Verdict
+from .drafts import file_name, new_folder
 from .environments import prepare_suite
 from .filters import Filter, choose, language, patch_lines, repository
 from .grade import grade, grade_untouched
@@ -33,6 +34,7 @@ __all__ = [
     "Verdict",
     "build_suite",
     "choose",
+    "file_name",
     "grade",
     "grade_untouched",
     "keep_tasks",
@@ -41,6 +43,7 @@ __all__ = [
     "load_predictions",
     "load_suite",
     "mine_suite",
+    "new_folder",
     "patch_lines",
     "prepare_suite",
     "read_verdicts",
