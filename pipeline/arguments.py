@@ -93,10 +93,11 @@ def _tasks(commands: "Commands[Parser]") -> None:
 
     examples = ["greengrad tasks build small --out suites/small"]
     build = _command(inner, "build", "tasks_build", "materialise a suite from a recipe (shipped: small, medium)", examples)
-    build.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a YAML file")
+    build.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a YAML file, or the recipe.json of a suite")
     build.add_argument("--out", type=Path, required=True, metavar="SUITE", help="folder of the suite; the same command resumes")
     _sandbox(build)
 
+    _tasks_mutate(inner)
     _tasks_mine(inner)
     _tasks_list(inner)
 
@@ -110,6 +111,24 @@ def _tasks(commands: "Commands[Parser]") -> None:
     validate.add_argument("--keep", type=Path, metavar="OUT", help="write a suite of the sound tasks there")
     _sandbox(validate)
     _jobs(validate)
+
+
+def _tasks_mutate(commands: "Commands[Parser]") -> None:
+    examples = [
+        "greengrad tasks mutate --package more-itertools==10.5.0 --out suites/itertools -n 50",
+        "greengrad tasks mutate --repo ../boltons --out suites/boltons --seed 1",
+        "greengrad tasks build suites/boltons/recipe.json --out suites/again      the same suite, or a changed recipe's",
+    ]
+    summary = "a suite of bugs planted in a package that tests notice, each proved; layout and requirements are found by looking"
+    mutate = _command(commands, "mutate", "tasks_mutate", summary, examples)
+    source = mutate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--package", default="", metavar="NAME==VER", help="a release on the package index (NAME alone: the newest)")
+    source.add_argument("--repo", type=Path, metavar="PATH", help="a folder, or a git repository, whose newest commit is taken")
+    mutate.add_argument("--out", type=Path, required=True, metavar="SUITE", help="folder of the suite; the same command resumes")
+    mutate.add_argument("-n", "--number", type=_positive, default=20, metavar="N", help="tasks wanted (default 20)")
+    mutate.add_argument("--seed", type=int, default=0, help="of the order in which bugs are tried (default 0)")
+    mutate.add_argument("--split", choices=("train", "test"), default="train", help="of all its tasks (default train)")
+    _sandbox(mutate)
 
 
 def _tasks_mine(commands: "Commands[Parser]") -> None:

@@ -212,6 +212,21 @@ def tasks_build(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def tasks_mutate(arguments: argparse.Namespace) -> int:
+    """greengrad tasks mutate --package NAME==VER | --repo PATH --out SUITE [-n N]; 1 where no task came of it."""
+    from sandbox import open_backend
+    from tasks import Request, mutate_suite
+
+    from .progress import growing_progress
+
+    request = Request(arguments.package, arguments.repo, arguments.number, arguments.seed, arguments.split)
+    backend = open_backend(arguments.sandbox or "auto")
+    with growing_progress(f"mutate {arguments.package or arguments.repo}") as tell:
+        suite = asyncio.run(mutate_suite(request, arguments.out, backend, tell))
+    print(f"{arguments.out}: {len(suite.tasks)} tasks; recipe.json makes them again, lineage.jsonl says what became of every bug")
+    return 0 if suite.tasks else 1
+
+
 def tasks_mine(arguments: argparse.Namespace) -> int:
     """greengrad tasks mine --repo PATH_OR_URL --out SUITE [--limit N]."""
     from sandbox import open_backend

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .build import build_suite
     from .mine_statement import load_issues
     from .mine_work import Claim, mine_suite
+    from .mutate_work import mutate_suite
+    from .prospect import Request
 
 __all__ = [
     "Auditor",
@@ -28,6 +30,7 @@ __all__ = [
     "Filter",
     "Outcome",
     "Prediction",
+    "Request",
     "Suite",
     "Task",
     "Validation",
@@ -43,6 +46,7 @@ __all__ = [
     "load_predictions",
     "load_suite",
     "mine_suite",
+    "mutate_suite",
     "new_folder",
     "patch_lines",
     "prepare_suite",
@@ -59,7 +63,14 @@ __all__ = [
 ]
 
 
-_LATE = {"build_suite": "build", "mine_suite": "mine_work", "Claim": "mine_work", "load_issues": "mine_statement"}
+_LATE = {
+    "build_suite": "build",
+    "mine_suite": "mine_work",
+    "Claim": "mine_work",
+    "load_issues": "mine_statement",
+    "mutate_suite": "mutate_work",
+    "Request": "prospect",
+}
 """Name -> its module, imported on first use: they need pydantic, GitPython or packaging, which `greengrad --help` does not wait for."""
 
 

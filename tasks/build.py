@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,17 @@ from .base import Suite, Task
 from .lease import machine
 from .mutate import Mutation, choose_mutations, find_mutations
 from .plant import LIMITS, Workshop, make_task
-from .recipe import Package, Recipe, load_recipe
+from .recipe import Package, Recipe, load_recipe, local_archive
 from .screen import Subject, is_candidate, run_baseline, screen
 from .script import dockerfile
-from .sdist import fetch_sdist, unpack_sdist
+from .sdist import checked, fetch_sdist, unpack_sdist, write_files
 from .store import load_suite, write_config, write_task
 
 Progress = Callable[[int, int, str], None]
 """(tasks kept so far, tasks wanted, one line on what was just tried)"""
+NOTE = "recipe.json"
+"""Whose suite it is."""
+SDISTS = ".partial/sdists"
 PACKAGES_AT_ONCE = 2
 REUSE = 32
 """Runs of tests in one machine, which is wiped in between: what runs here is a package's own tests, not an agent's code."""
@@ -51,28 +54,37 @@ class _Kitchen:
 async def build_suite(recipe: Recipe | str | Path, out: Path, backend: Backend, progress: Progress | None = None) -> Suite:
     """Materialise a recipe (or its name, or its file) in a folder; the same call goes on with an interrupted build.
 
+    Sources that are on no index are looked for in the folder `sources` beside the recipe's file, or in that of the suite.
     ValueError where the folder holds the suite of another recipe, or a package cannot be had.
     """
     cooked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    _claim(out, cooked)
-    environment = await asyncio.to_thread(ensure_environment, cooked.requirements)
+    _claim(out, cooked, out if isinstance(recipe, Recipe) else Path(recipe).parent)
     pool = Pool(backend, LIMITS, 2 * PACKAGES_AT_ONCE, ahead=1, reuse=REUSE)
     with tempfile.TemporaryDirectory(prefix="greengrad-build-") as scratch:
-        kitchen = _Kitchen(cooked, out, Workshop(pool, environment, Path(scratch)), progress or (lambda done, total, line: None))
+        kitchen = _Kitchen(cooked, out, Workshop(pool, "", Path(scratch)), progress or (lambda done, total, line: None))
         gate = asyncio.Semaphore(PACKAGES_AT_ONCE)
         async with pool:
             await _all([_package(kitchen, package, gate) for package in sorted(cooked.packages, key=lambda p: -p.tasks)])
     shutil.rmtree(out / ".partial", ignore_errors=True)
+    (out / "tasks").mkdir(exist_ok=True)
     return load_suite(out)
 
 
-def _claim(out: Path, recipe: Recipe) -> None:
-    """Note whose suite this is, or find that it is ours."""
-    note = out / "recipe.json"
+def _claim(out: Path, recipe: Recipe, source: Path) -> None:
+    """Note whose suite this is, or find that it is ours; sources that are on no index come from the folder of the recipe."""
+    note = out / NOTE
     text = recipe.model_dump_json(indent=2)
     if note.exists() and note.read_text() != text:
         raise ValueError(f"{out} holds the suite of another recipe (recipe.json differs): choose another folder or remove it")
+    local = [local_archive(package) for package in recipe.packages if package.origin == "local"]
+    missing = [name for name in local if not (out / name).is_file()]
+    for name in missing:
+        if not (source / name).is_file():
+            raise FileNotFoundError(f"{source / name}: the recipe needs this source, which is on no index")
     write_config(out, recipe.dataset, ("train", "test"))
+    for name in missing:
+        (out / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, out / name)
     note.write_text(text)
 
 
@@ -98,6 +110,8 @@ async def _try_package(kitchen: _Kitchen, package: Package) -> None:
     tried, kept = _history(kitchen.out, package)
     if kept >= package.tasks:
         return
+    environment = await asyncio.to_thread(ensure_environment, (*kitchen.recipe.requirements, *package.requirements))
+    kitchen = replace(kitchen, workshop=replace(kitchen.workshop, environment=environment))
     folder = await asyncio.to_thread(_unpack, kitchen, package)
     tree = kitchen.workshop.scratch / f"{package.name}.tar"
     await asyncio.to_thread(make_tree, folder, tree)
@@ -112,15 +126,19 @@ async def _try_package(kitchen: _Kitchen, package: Package) -> None:
 
 def _history(out: Path, package: Package) -> tuple[set[str], int]:
     """Mutations of a package that were tried, and how many of them are tasks."""
-    mine = [entry for entry in lineage.entries(out) if entry.get("package") == package.name]
+    mine = [entry for entry in lineage.entries(out) if entry.get("step") == "build" and entry["package"] == package.name]
     return {entry["mutation"] for entry in mine}, sum(entry["kept"] for entry in mine)
 
 
 def _unpack(kitchen: _Kitchen, package: Package) -> Path:
-    archive = fetch_sdist(package.name, package.version, package.sha256, kitchen.out / ".partial" / "sdists")
+    if package.origin == "local":
+        archive = checked(kitchen.out / local_archive(package), package.sha256)
+    else:
+        archive = fetch_sdist(package.name, package.version, package.sha256, kitchen.out / SDISTS)
     folder = kitchen.workshop.scratch / package.name
     shutil.rmtree(folder, ignore_errors=True)
     unpack_sdist(archive, folder, package.exclude)
+    write_files(folder, package.generated)
     return folder
 
 

@@ -62,8 +62,8 @@ class Change:
 class Mine:
     """A bare clone, and what is read from it; one reader at a time."""
 
-    def __init__(self, source: str, folder: Path) -> None:
-        """ValueError where the source cannot be cloned, or is shallow: its oldest commits would look like one huge change."""
+    def __init__(self, source: str, folder: Path, history: bool = True) -> None:
+        """ValueError where the source cannot be cloned, or is shallow though its history is wanted: its oldest commit would look huge."""
         path = Path(source).expanduser()
         source = str(path.absolute()) if path.exists() else source
         try:
@@ -73,7 +73,7 @@ class Mine:
             shallow = self._repo.git.rev_parse("--is-shallow-repository") == "true"
         except git.GitCommandError as error:
             raise ValueError(f"{source}: cannot be cloned: {' '.join(str(error.stderr).split())[-300:]}") from None
-        if shallow:
+        if shallow and history:
             raise ValueError(f"{source} is a shallow clone: mining needs the whole history (git fetch --unshallow)")
         self.lock = asyncio.Lock()
 
@@ -100,6 +100,10 @@ class Mine:
         except KeyError:
             return None
         return blob.data_stream.read().decode() if blob.type == "blob" and blob.mode != git.Blob.link_mode else None
+
+    def head(self) -> str:
+        """The id of its newest commit; ValueError where it has none."""
+        return self._repo.commit("HEAD").hexsha
 
     def names(self, commit: str) -> tuple[str, ...]:
         """Every file of a commit."""

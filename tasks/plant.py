@@ -87,7 +87,7 @@ def _lay_out(workshop: Workshop, subject: Subject, mutation: Mutation, screening
     test_patch = "".join(diff_text(path, None, text) for path, text in hidden)
     return Task(
         instance_id=instance_id,
-        repo=f"pypi/{package.name}",
+        repo=f"{package.origin}/{package.name}",
         version=package.version,
         base_commit=commit,
         problem_statement="",
@@ -101,7 +101,7 @@ def _lay_out(workshop: Workshop, subject: Subject, mutation: Mutation, screening
         split=package.split,
         test_seconds=TEST_SECONDS,
         files=(mutation.path,),
-        requirements=subject.recipe.requirements,
+        requirements=(*subject.recipe.requirements, *package.requirements),
     )
 
 

@@ -1,12 +1,17 @@
 """Recipes: which packages of the index become which tasks; a person writes them, build.py cooks them; knows no sandbox."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SHIPPED = Path(__file__).parent / "recipes"
+
+
+def _added(default: Any) -> Any:
+    """A key that came later: left out of recipe.json where it has its default, so that older recipes keep their bytes."""
+    return Field(default, exclude_if=lambda value: value == default)
 
 
 class _Section(BaseModel):
@@ -19,7 +24,7 @@ class Package(_Section):
     name: str
     version: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of the source distribution on the index."""
+    """Of the source distribution on the index, or of a local source."""
     split: Literal["train", "test"]
     """The split rule is by package: all tasks of a package are in one split, so no held-out function was seen in training."""
     tasks: int = Field(ge=1)
@@ -32,6 +37,12 @@ class Package(_Section):
     """Left out of the tree: big or irrelevant folders and files."""
     slow: tuple[str, ...] = ()
     """Test files that grade no task. Listed by a person: a measured time would make another suite on another day."""
+    requirements: tuple[str, ...] = _added(())
+    """What its tests need beside the recipe's, pinned."""
+    generated: dict[str, str] = _added({})
+    """Files that its build would write and the source lacks: path -> text."""
+    origin: Literal["pypi", "local"] = _added("pypi")
+    """local: the source is SUITE/sources/<sha256>.tar, beside recipe.json."""
 
 
 class Recipe(_Section):
@@ -50,14 +61,19 @@ class Recipe(_Section):
     packages: tuple[Package, ...] = Field(min_length=1)
 
 
+def local_archive(package: Package) -> str:
+    """Where a suite keeps the source of a package that is on no index."""
+    return f"sources/{package.sha256}.tar"
+
+
 def load_recipe(name: str | Path) -> Recipe:
-    """A shipped recipe by name (small, medium) or a YAML file; ValueError names the file and the field."""
+    """A shipped recipe by name (small, medium) a YAML file or a suite's recipe.json; ValueError names the file and the field."""
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in (".yaml", ".yml", ".json"):
         path = SHIPPED / f"{name}.yaml"
     if not path.is_file():
         shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-        raise FileNotFoundError(f"no recipe {name}: give a YAML file or one of {shipped}")
+        raise FileNotFoundError(f"no recipe {name}: give a YAML file, the recipe.json of a suite, or one of {shipped}")
     try:
         return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:

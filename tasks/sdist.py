@@ -1,7 +1,7 @@
 """Source distributions from the package index: fetched by pip, checked, unpacked; nothing of them is run; knows no tasks.
 
-pip insists on the metadata of what it downloads and would run the package's build for it. It is given a build backend that only
-copies PKG-INFO instead, so no line of the package is executed on the host.
+pip insists on the metadata of what it downloads and would run the package's build for it. The process that it starts for that is
+given a build backend that only copies PKG-INFO instead, whatever the package names, so no line of the package is executed on the host.
 """
 
 import hashlib
@@ -11,9 +11,22 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-_BACKENDS = ("setuptools/build_meta", "hatchling/build", "flit_core/buildapi", "poetry/core/masonry/api", "pdm/backend")
+_INSTEAD = '''"""Imported first by every Python that pip starts: the one that builds gets our backend, and no path into the package."""
+import os
+import sys
+
+if any(word.endswith("_in_process.py") for word in sys.orig_argv):
+    names = [name for name in os.environ if name.endswith("_BUILD_BACKEND")]
+    for name in [name for name in os.environ if name.endswith("_BACKEND_PATH")]:
+        del os.environ[name]
+    for name in names:
+        os.environ[name] = "greengrad_backend"
+    if not names:
+        os._exit(97)
+'''
 _METADATA_ONLY = '''"""A build backend that builds nothing: it hands out the PKG-INFO of a source distribution."""
 import email
 import pathlib
@@ -30,14 +43,6 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
     folder.mkdir()
     (folder / "METADATA").write_text(text, encoding="utf-8")
     return folder.name
-
-
-class _Legacy:
-    get_requires_for_build_wheel = staticmethod(get_requires_for_build_wheel)
-    prepare_metadata_for_build_wheel = staticmethod(prepare_metadata_for_build_wheel)
-
-
-__legacy__ = _Legacy()
 '''
 
 
@@ -49,14 +54,34 @@ def fetch_sdist(package: str, version: str, sha256: str, cache: Path) -> Path:
     wanted = cache / f"{sha256}.tar.gz"
     if not wanted.is_file():
         with tempfile.TemporaryDirectory(prefix="greengrad-sdist-") as folder:
-            found = _download(package, version, sha256, Path(folder))
+            found = download_sdist(f"{package}=={version} --hash=sha256:{sha256}", Path(folder))
             cache.mkdir(parents=True, exist_ok=True)
             draft = cache / f"{sha256}.{os.getpid()}"
             shutil.copyfile(found, draft)
             os.replace(draft, wanted)
-    if hashlib.sha256(wanted.read_bytes()).hexdigest() != sha256:
-        raise ValueError(f"{wanted}: the hash of {package} {version} is not the recipe's; remove the file")
-    return wanted
+    return checked(wanted, sha256)
+
+
+def checked(archive: Path, sha256: str) -> Path:
+    """The archive; ValueError where it is not the one that a recipe names."""
+    if hash_file(archive) != sha256:
+        raise ValueError(f"{archive}: its hash is not the recipe's; remove the file")
+    return archive
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write texts below a folder; ValueError where one would lie outside of it."""
+    for name, text in files.items():
+        path = folder / name
+        if not path.parent.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"the generated file {name} would lie outside of its tree")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def unpack_sdist(archive: Path, target: Path, exclude: tuple[str, ...] = ()) -> None:
@@ -79,15 +104,13 @@ def _is_excluded(parts: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
     return any(parts[: len(wanted)] == wanted for wanted in (PurePosixPath(name).parts for name in exclude))
 
 
-def _download(package: str, version: str, sha256: str, folder: Path) -> Path:
+def download_sdist(requirement: str, folder: Path) -> Path:
+    """The source distribution that pip chooses for a requirement; ValueError, with pip's last line, where there is none."""
     backend = folder / "backend"
-    for module in _BACKENDS:
-        path = backend / f"{module}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for parent in path.relative_to(backend).parents[:-1]:
-            (backend / parent / "__init__.py").touch()  # a regular package, so that an installed one is not found before it
-        path.write_text(_METADATA_ONLY)
-    (folder / "requirement.txt").write_text(f"{package}=={version} --hash=sha256:{sha256}\n")
+    backend.mkdir(parents=True)
+    (backend / "sitecustomize.py").write_text(_INSTEAD)
+    (backend / "greengrad_backend.py").write_text(_METADATA_ONLY)
+    (folder / "requirement.txt").write_text(f"{requirement}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-binary", ":all:", "--no-build-isolation", "--use-pep517", "--dest", str(folder / "out")]
     command += ["--requirement", str(folder / "requirement.txt")]
@@ -95,5 +118,7 @@ def _download(package: str, version: str, sha256: str, folder: Path) -> Path:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=300, check=False)
     found = sorted((folder / "out").glob("*.tar.gz"))
     if done.returncode or not found:
-        raise ValueError(f"pip could not download {package} {version}: {(done.stderr or done.stdout).strip()[-800:]}")
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.startswith("ERROR: ")]
+        why = said[-1].removeprefix("ERROR: ")[:300] if said else "there is no .tar.gz of it"
+        raise ValueError(f"pip could not download the source of {requirement.partition(' --hash')[0]}: {why}")
     return found[0]
