@@ -100,6 +100,7 @@ def _tasks(commands: "Commands[Parser]") -> None:
     _tasks_mutate(inner)
     _tasks_mine(inner)
     _tasks_list(inner)
+    _tasks_export(inner)
 
     examples = ["greengrad tasks validate suites/small", "greengrad tasks validate suites/mined --repeats 3 -j 4 --keep suites/sound"]
     summary = (
@@ -166,6 +167,19 @@ def _tasks_list(commands: "Commands[Parser]") -> None:
     help_text = "leave out the repositories of this suite (may be repeated)"
     show.add_argument("--decontaminate", action="append", type=Path, default=[], metavar="SUITE", help=help_text)
     show.add_argument("--all", action="store_true", help="one line for every task, however many")
+
+
+def _tasks_export(commands: "Commands[Parser]") -> None:
+    examples = [
+        "greengrad tasks export suites/small --format harbor --out harbor/small",
+        "greengrad tasks export suites/small --format parquet --split test --out hub/small",
+    ]
+    summary = "a suite for other tools: Harbor task folders, or rows of SWE-bench 5 as JSONL, Parquet or a saved Hugging Face data set"
+    parser = _command(commands, "export", "tasks_export", summary, examples)
+    parser.add_argument("suite", type=Path, metavar="SUITE")
+    parser.add_argument("--format", choices=("harbor", "jsonl", "parquet", "hf"), required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--split", help="only tasks of this split")
 
 
 def _rollout(commands: "Commands[Parser]") -> Parser:

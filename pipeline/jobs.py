@@ -299,6 +299,21 @@ def tasks_list(arguments: argparse.Namespace) -> int:
     return 1 if suite.broken else 0
 
 
+def tasks_export(arguments: argparse.Namespace) -> int:
+    """greengrad tasks export SUITE --format FORMAT --out DIR; 1 where a task is left out, which is told with the reason."""
+    from dataclasses import replace
+
+    from tasks import export_suite, load_suite
+
+    suite = load_suite(arguments.suite)
+    chosen = tuple(task for task in suite.tasks if arguments.split in (None, task.split))
+    found = export_suite(replace(suite, tasks=chosen), arguments.format, arguments.out)
+    for name, what in {**suite.broken, **found.left_out}.items():
+        print(f"{arguments.suite}: {name}: {what}", file=sys.stderr)
+    print(f"{arguments.out}: {found.written} tasks")
+    return 1 if suite.broken or found.left_out else 0
+
+
 def conclude(results: "Results", out: Path) -> int:
     """Print the figures; 1 where the infrastructure failed instances, which the same command attempts again."""
     from .tables import print_results

@@ -18,6 +18,7 @@ from .validate import Validation, validate_suite
 
 if TYPE_CHECKING:
     from .build import build_suite
+    from .export import TasksExported, export_suite
     from .mine_statement import load_issues
     from .mine_work import Claim, mine_suite
     from .mutate_work import mutate_suite
@@ -33,10 +34,12 @@ __all__ = [
     "Request",
     "Suite",
     "Task",
+    "TasksExported",
     "Validation",
     "Verdict",
     "build_suite",
     "choose",
+    "export_suite",
     "file_name",
     "grade",
     "grade_untouched",
@@ -65,6 +68,8 @@ __all__ = [
 
 _LATE = {
     "build_suite": "build",
+    "export_suite": "export",
+    "TasksExported": "export",
     "mine_suite": "mine_work",
     "Claim": "mine_work",
     "load_issues": "mine_statement",

@@ -25,7 +25,7 @@ ROOMS = {
     "deepspeed": {"pipeline/learner.py"},
     "docker": {"sandbox/docker.py", "sandbox/docker_images.py"},
     "git": {"sandbox/repo.py", "tasks/mine.py"},
-    "datasets": {"tasks/sources.py"},
+    "datasets": {"tasks/sources.py", "tasks/export.py"},
     "ray": {"pipeline/cluster.py"},
 }
 """Package -> the only files that may import it."""

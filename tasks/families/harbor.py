@@ -20,6 +20,7 @@ from sandbox import WORKDIR, Image
 
 from ..base import Rule, Task
 from ..fields import Broken
+from ..rows import ours, with_ours
 from ..script import apply_script
 
 ROOT = "/tmp/harbor"
@@ -38,18 +39,16 @@ def read_task(folder: Path) -> Task:
     """The task of a folder (Broken names the file and the field)."""
     config = _config(folder)
     environment, verifier, meta = (_table(config, name) for name in ("environment", "verifier", "metadata"))
-    image = environment.get("docker_image")
-    if not isinstance(image, str):
-        raise Broken("task.toml: environment.docker_image: missing (build environment/Dockerfile and name the image here)")
+    image = _image(folder, environment, meta)
     command = f"{_unpack(folder / 'tests')}\nbash {ROOT}/tests/test.sh\n{_SHOW}"
     solution = folder / "solution" / "gold.patch"
-    return Task(
+    task = Task(
         instance_id=folder.name,
         repo=str(meta.get("repo") or _table(config, "task").get("name") or folder.name),
         version="",
         base_commit=str(meta.get("base_commit") or ""),
         problem_statement=_text(folder / "instruction.md"),
-        image=Image(image, home=str(environment.get("workdir") or WORKDIR)),
+        image=image,
         gold_patch=_text(solution) if solution.is_file() else "",
         test_patch="",
         eval_script=apply_script("HEAD", "", command),
@@ -61,11 +60,23 @@ def read_task(folder: Path) -> Task:
         difficulty=str(meta.get("difficulty") or ""),
         test_seconds=_seconds(verifier),
     )
+    return with_ours(task, meta, image) if image.tree else task
 
 
 _SHOW = f"""if [ -s {ROOT}/logs/verifier/reward.txt ]; then echo; echo ">>>>> Reward: $(head -n 1 {ROOT}/logs/verifier/reward.txt)"
 elif [ -s {ROOT}/logs/verifier/reward.json ]; then echo
 python3 -c 'import json; print(">>>>> Reward:", json.load(open("{ROOT}/logs/verifier/reward.json"))["reward"])'; fi"""
+
+
+def _image(folder: Path, environment: dict[str, Any], meta: dict[str, Any]) -> Image:
+    """The image that it names; of a folder that we exported (export_harbor.py) our environment and its tree."""
+    name, tree = ours(meta).get("environment"), folder / "environment" / "tree.tar"
+    if isinstance(name, str) and tree.is_file():
+        return Image(name, tree)
+    name = environment.get("docker_image")
+    if not isinstance(name, str):
+        raise Broken("task.toml: environment.docker_image: missing (build environment/Dockerfile and name the image here)")
+    return Image(name, home=str(environment.get("workdir") or WORKDIR))
 
 
 def _unpack(tests: Path) -> str:
