@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.journal import Journal, JournalError
-from tasks import toy_suite
+from tasks import Prediction, load_suite, toy_suite, write_predictions
 
 GREENGRAD = [sys.executable, "-m", "pipeline.cli"]
 REPOSITORY = Path(__file__).parent.parent
@@ -162,10 +162,15 @@ def test_an_interruption_tears_the_sandboxes_down_first(suite: Path, tmp_path: P
 
 
 @pytest.mark.bubblewrap
-def test_a_killed_eval_goes_on_with_the_same_command(suite: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    words = [str(word) for word in ("eval", suite, "--policy", "gold", "--out", out, "--sandbox", "bubblewrap", "-j", "1")]
-    process = subprocess.Popen([*GREENGRAD, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=REPOSITORY)
+@pytest.mark.parametrize("verb", ["eval", "grade"])
+def test_a_killed_evaluation_goes_on_with_the_same_command_to_the_same_result(suite: Path, tmp_path: Path, verb: str) -> None:
+    source = ["--policy", "gold"]
+    if verb == "grade":
+        write_predictions(tmp_path / "gold.jsonl", [Prediction(t.instance_id, "gold", t.gold_patch) for t in load_suite(suite).tasks])
+        source = ["--predictions", str(tmp_path / "gold.jsonl")]
+    out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
+    words = [verb, str(suite), *source, "--sandbox", "bubblewrap", "-j", "1", "--out"]
+    process = subprocess.Popen([*GREENGRAD, *words, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=REPOSITORY)
     try:
         wait_until(lambda: count_episodes(out) >= 1, 120)
     finally:
@@ -173,10 +178,20 @@ def test_a_killed_eval_goes_on_with_the_same_command(suite: Path, tmp_path: Path
         process.wait()
     before = count_episodes(out)
     assert before < 3
-    done = greengrad(*words)
+    done = greengrad(*words, str(out))
     assert (done.returncode, "3/3" in done.stdout) == (0, True), done.stderr
-    assert f"evaluate: {3 - before}/{3 - before} in" in done.stderr
+    assert f"{3 - before}/{3 - before} in" in done.stderr
     assert count_episodes(out) == 3
+    assert greengrad(*words, str(undisturbed)).returncode == 0
+    assert artefacts(out) == artefacts(undisturbed)
+
+
+def artefacts(out: Path) -> dict[str, str]:
+    """The official files of an evaluation, by path."""
+    names = [out / "report.json", out / "predictions.jsonl", *out.rglob("logs/**/report.json"), *out.rglob("logs/**/patch.diff")]
+    found = {str(path.relative_to(out)): path.read_text() for path in names if path.exists()}
+    assert len(found) > 3
+    return found
 
 
 def count_episodes(out: Path) -> int:

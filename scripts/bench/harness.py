@@ -12,6 +12,7 @@ from typing import Any
 
 from docker.models.containers import Container, ContainerCollection
 from swebench.cli.cli import main
+from swebench.harness import run_evaluation
 
 create = ContainerCollection.create
 
@@ -21,14 +22,15 @@ def create_alone(self: ContainerCollection, image: Any, command: Any = None, **o
     return create(self, image, command, **options, network_mode="none")
 
 
-def stop_at_once(self: Container, **_: Any) -> None:
-    """Kill it."""
-    self.kill()
+def remove_at_once(_client: Any, container: Container | None, _logger: Any) -> None:
+    """Kill it and remove it, in place of `docker stop --time=15`."""
+    if container:
+        container.remove(force=True)
 
 
 if __name__ == "__main__":
     ContainerCollection.create = create_alone
     if sys.argv[1:2] == ["--quick-stop"]:
         del sys.argv[1]
-        Container.stop = stop_at_once
+        run_evaluation.cleanup_container = remove_at_once
     sys.exit(main())
