@@ -8,7 +8,9 @@ from pathlib import Path
 from sandbox import Image, Limits, Pool, apply_patch, make_tree
 
 from .base import Outcome, Task
+from .behaviour import describe
 from .evaluation import LOG_BYTES, Evaluation, run_tests
+from .failures import read_failures
 from .grade import judge
 from .lease import machine
 from .mutate import Mutation, mutate
@@ -40,14 +42,24 @@ async def make_task(workshop: Workshop, subject: Subject, mutation: Mutation, sc
     before = await _evaluate(workshop.machines, task, "")
     after = await _evaluate(workshop.machines, task, task.gold_patch)
     fail_to_pass, pass_to_pass = _expected(task, before, after, subject.baseline)
-    messages = {test: screening.messages[test] for test in fail_to_pass if test in screening.messages}
-    statement = write_statement(mutation, messages, _right_line(subject, mutation))
-    task = replace(task, fail_to_pass=fail_to_pass, pass_to_pass=pass_to_pass, problem_statement=statement)
+    task = replace(task, fail_to_pass=fail_to_pass, pass_to_pass=pass_to_pass)
+    task = replace(task, problem_statement=_statement(subject, mutation, task, screening, before.log))
     if not fail_to_pass:
         return "no test fails before and passes after in the official evaluation"
     if judge(task, after).outcome is not Outcome.RESOLVED or judge(task, before).outcome is not Outcome.UNRESOLVED:
         return "the official evaluation does not tell the fix from the bug"
-    return task
+    return task if task.problem_statement else "nothing can be told of it without telling the fix"
+
+
+def _statement(subject: Subject, mutation: Mutation, task: Task, screening: Screening, log: str) -> str:
+    """What the agent is told, as the recipe wants it; "" where that cannot be without telling the fix."""
+    if subject.recipe.statement == "behaviour":
+        secrets = [line[1:] for line in task.gold_patch.splitlines() if line.startswith("+") and not line.startswith("+++ ")]
+        failures = read_failures(log, task.fail_to_pass)
+        name = f"{subject.package.name} {subject.package.version}"
+        return describe(name, mutation, failures, lambda path: (subject.folder / path).read_bytes().decode(), secrets)
+    messages = {test: screening.messages[test] for test in task.fail_to_pass if test in screening.messages}
+    return write_statement(mutation, messages, _right_line(subject, mutation))
 
 
 async def _evaluate(machines: Pool, task: Task, patch: str) -> Evaluation:

@@ -109,6 +109,7 @@ def _recipe(request: Request, package: Package, pins: Pins) -> Recipe:
         requirements=pins.requirements if pins.chosen else RUNNER,
         max_lines=25,
         per_function=3,
+        statement="behaviour",
         packages=(package,),
     )
 

@@ -58,6 +58,8 @@ class Recipe(_Section):
     per_function: int = Field(2, ge=1)
     max_failing: int = Field(20, ge=1)
     """A bug that more tests notice is no puzzle."""
+    statement: Literal["located", "behaviour"] = _added("located")
+    """What a problem statement says: the function and its file, or only how it behaves, as a user would."""
     packages: tuple[Package, ...] = Field(min_length=1)
 
 

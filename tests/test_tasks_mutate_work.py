@@ -129,6 +129,9 @@ def test_the_same_command_gives_the_same_bytes_also_when_interrupted_and_from_it
     looked = next(entries(tmp_path / "a"))
     assert looked["modules"] == ["src/till"] and looked["tests"] == ["tests"] and looked["generated"] == ["src/till.egg-info/PKG-INFO"]
     assert any("test_it_knows_its_version" in test for task in first.tasks for test in task.pass_to_pass), "its metadata is there"
+    for task in first.tasks:
+        assert task.problem_statement.startswith("till ") and ".py" not in task.problem_statement, task.problem_statement
+        assert "total(" in task.problem_statement or "cheapest(" in task.problem_statement
     with tarfile.open(first.tasks[0].image.tree) as tar:
         assert not {"untracked.py", "docs/conf.py"} & set(tar.getnames())
 

@@ -1,0 +1,52 @@
+"""What the short tracebacks of a pytest log say of each failed test; pure text, knows no task."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+_TITLE = re.compile(r"_{3,} (.+?) _{3,}")
+_ENTRY = re.compile(r"(\S.*?):(\d+): in (\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed test."""
+
+    test: str
+    """Its pytest id."""
+    line: int
+    """1-based line of the test's own file where it failed, in the test function itself; 0 where it failed before."""
+    message: str
+    """Lines that pytest marks with E, without the mark."""
+
+
+def read_failures(log: str, tests: Sequence[str]) -> tuple[Failure, ...]:
+    """The failures of these tests (ids), in the order of the log."""
+    titles: dict[tuple[str, str], str] = {}
+    for test in tests:
+        path, *names = test.split("::")
+        titles[path, ".".join(names)] = test
+    found = {}
+    for title, lines in _sections(log):
+        places = [(match[1], int(match[2]), match[3]) for line in lines if (match := _ENTRY.fullmatch(line))]
+        test = next((titles[path, title] for path, _, _ in places if (path, title) in titles), "")
+        if not test or test in found:
+            continue
+        own = test.split("::")[-1].split("[")[0]
+        line = next((number for path, number, name in places if path == test.split("::")[0] and name == own), 0)
+        said = [text[1:].removeprefix("   ") for text in lines if text == "E" or text.startswith("E   ")]
+        found[test] = Failure(test, line, "\n".join(said).rstrip())
+    return tuple(found.values())
+
+
+def _sections(log: str) -> Iterator[tuple[str, list[str]]]:
+    """(title, lines) of the part FAILURES."""
+    title, lines = "", list[str]()
+    for line in log.splitlines():
+        begins = _TITLE.fullmatch(line)
+        if begins or line.startswith("====="):
+            if title:
+                yield title, lines
+            title, lines = begins[1] if begins else "", []
+        elif title:
+            lines.append(line)

@@ -1,0 +1,150 @@
+"""A failing statement of a test and what leads to it, as somebody would paste it into a report; source text alone, nothing is run."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+MAX_LINES = 14
+MAX_CHARS = 900
+_SETUP = ("setUp", "setup_method", "setup")
+_RECORDERS = {"capsys", "capfd", "caplog"}
+"""Fixtures that hold what any statement before did."""
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """The statement that fails, parsed, and the lines to show: those that make its values, then itself."""
+
+    failing: ast.stmt
+    source: str
+    """Of the file, for ast.get_source_segment."""
+    text: str
+
+
+def find_snippet(source: str, line: int, parameters: str = "") -> Snippet | None:
+    """The snippet for a line of a test file; None where no function has it. `parameters`: what the test's id has in brackets."""
+    tree = ast.parse(source)
+    path = _enclosing(tree, line)
+    function = next((node for node in reversed(path) if isinstance(node, Function)), None)
+    if function is None:
+        return None
+    whole = next(node for node in function.body if _holds(node, line))
+    failing = [node for node in path if isinstance(node, ast.stmt)][-1]
+    before = [*_module(tree), *_fixture(path), *(node for node in function.body if node.lineno < whole.lineno)]
+    given = _given(function, parameters, source)
+    for last, first in ((whole, before), (failing, before), (failing, [])):
+        text = _text(source, [*_needed(last, first), last], given)
+        if text.count("\n") < MAX_LINES and len(text) <= MAX_CHARS:
+            return Snippet(failing, source, text)
+    return Snippet(failing, source, "")
+
+
+def _enclosing(tree: ast.AST, line: int) -> list[ast.AST]:
+    """Nodes from the module to the innermost statement that holds a line."""
+    path = [tree]
+    while True:
+        inside = [node for node in ast.iter_child_nodes(path[-1]) if isinstance(node, ast.stmt | ast.ExceptHandler) and _holds(node, line)]
+        if not inside:
+            return path
+        path.append(inside[0])
+
+
+def _holds(node: ast.stmt | ast.ExceptHandler, line: int) -> bool:
+    return node.lineno <= line <= (node.end_lineno or node.lineno)
+
+
+def _module(tree: ast.Module) -> list[ast.stmt]:
+    return [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+
+
+def _fixture(path: Sequence[ast.AST]) -> list[ast.stmt]:
+    """The body of the class' set-up."""
+    classes = [node for node in path if isinstance(node, ast.ClassDef)]
+    functions = (node for one in classes for node in one.body if isinstance(node, Function) and node.name in _SETUP)
+    return [statement for function in functions for statement in function.body if not _is_text(statement)]
+
+
+def _needed(last: ast.stmt, before: Sequence[ast.stmt]) -> list[ast.stmt]:
+    """Statements that bind or change what the last one uses, in order."""
+    wanted, kept = _names(last), list[ast.stmt]()
+    values = {name for node in before for name in _bound(node)} | _RECORDERS
+    for node in reversed(before):
+        acts = isinstance(node, ast.Expr | ast.With | ast.For | ast.If | ast.Delete)
+        changes = acts and bool((_names(node) & wanted & values) or (wanted & _RECORDERS))
+        if not _is_check(node) and not _is_text(node) and (changes or _bound(node) & wanted):
+            kept.insert(0, node)
+            wanted |= _names(node)
+    return kept
+
+
+def _is_check(node: ast.stmt) -> bool:
+    called = getattr(getattr(node, "value", None), "func", None)
+    return isinstance(node, ast.Assert) or getattr(called, "attr", "").startswith("assert")
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _names(node: ast.AST) -> set[str]:
+    """Names that a statement mentions; attributes of self count as names."""
+    return set(_walk(node))
+
+
+def _walk(node: ast.AST) -> Iterator[str]:
+    for child in ast.walk(node):
+        if isinstance(child, ast.Name) and child.id != "self":
+            yield child.id
+        elif isinstance(child, ast.Attribute) and isinstance(child.value, ast.Name) and child.value.id == "self":
+            yield f"self.{child.attr}"
+
+
+def _bound(node: ast.stmt) -> set[str]:
+    """Names that a statement binds; also those inside of it."""
+    stored = (child for child in ast.walk(node) if isinstance(child, ast.Name | ast.Attribute) and isinstance(child.ctx, ast.Store))
+    found = {name for child in stored for name in _walk(child)}
+    return found | ({node.name} if isinstance(node, Function | ast.ClassDef) else set())
+
+
+def _text(source: str, nodes: Sequence[ast.stmt], given: Sequence[str]) -> str:
+    lines = source.splitlines()
+    shown = list(given)
+    for node in nodes:
+        part, column = lines[_start(node) - 1 : node.end_lineno], node.col_offset
+        shown += [line if line[:column].strip() else line[column:] for line in part]
+    return "\n".join(line.rstrip() for line in shown)
+
+
+def _start(node: ast.stmt) -> int:
+    decorators = node.decorator_list if isinstance(node, Function | ast.ClassDef) else []
+    return min([node.lineno, *(one.lineno for one in decorators)])
+
+
+def _given(function: Function, parameters: str, source: str) -> list[str]:
+    """`name = value` for each parameter of a parametrised test, where its values are written out; none where they cannot be told."""
+    marks = [node for node in function.decorator_list if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "parametrize"]
+    if not parameters or len(marks) != 1 or len(marks[0].args) < 2 or not isinstance(marks[0].args[1], ast.List | ast.Tuple):
+        return []
+    first = marks[0].args[0]
+    names = [getattr(node, "value", "") for node in first.elts] if isinstance(first, ast.List | ast.Tuple) else _split(first)
+    for number, case in enumerate(marks[0].args[1].elts):
+        values = case.elts if len(names) > 1 and isinstance(case, ast.Tuple | ast.List) else [case]
+        if "-".join(_id(value, name, number) for name, value in zip(names, values, strict=False)) == parameters:
+            return [f"{name} = {ast.get_source_segment(source, value)}" for name, value in zip(names, values, strict=False)]
+    return []
+
+
+def _split(names: ast.expr) -> list[str]:
+    return [name.strip() for name in names.value.split(",")] if isinstance(names, ast.Constant) and isinstance(names.value, str) else []
+
+
+def _id(value: ast.expr, name: str, number: int) -> str:
+    """What pytest writes for a value in a test's id."""
+    if isinstance(value, ast.UnaryOp) and isinstance(value.op, ast.USub):
+        return f"-{_id(value.operand, name, number)}"
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return value.value.encode("unicode_escape").decode()
+    if isinstance(value, ast.Constant) and isinstance(value.value, int | float | None):
+        return str(value.value)
+    return f"{name}{number}"
