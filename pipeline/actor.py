@@ -13,6 +13,7 @@ from tasks import Filter, Suite, Task, choose, load_suite, prepare_suite, reposi
 from .chat_policy import start_chat_policy
 from .collect import gather
 from .config import Config, RolloutConfig, SandboxConfig, TasksConfig
+from .curriculum import leave_out, read_records
 from .evaluate import Actor
 from .expert import make_expert
 from .manifest import record_images
@@ -68,6 +69,9 @@ def choose_tasks(tasks: TasksConfig, split: str | None) -> list[Task]:
         splits = ", ".join(sorted({task.split for task in suite.tasks})) or "none"
         raise ValueError(f"{tasks.suite}: no tasks of split {split!r} (splits there: {splits})")
     chosen, dropped = choose(of_split, task_filter(tasks))
+    if tasks.history:
+        chosen, by_rate = leave_out(chosen, read_records(tasks.history))
+        dropped += by_rate
     told = ", ".join(f"{count} by {reason}" for reason, count in dropped.items())
     if not chosen:
         raise ValueError(f"{tasks.suite}: the filters of `tasks` leave no task ({told})")

@@ -62,6 +62,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     _show(commands)
     _view(commands)
     _compare(commands)
+    _curriculum(commands)
     _export(commands)
     return parser, configurable
 
@@ -278,6 +279,18 @@ def _compare(commands: "Commands[Parser]") -> None:
     parser.add_argument("b", type=Path, metavar="RUN_B")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _curriculum(commands: "Commands[Parser]") -> None:
+    examples = [
+        "greengrad curriculum runs/stage1",
+        "greengrad curriculum runs/stage1 runs/eval --out curriculum.jsonl",
+        "greengrad train configs/nebius_stage2.yaml --tasks.history '[runs/stage1]'",
+    ]
+    summary = "how often each task was solved in runs so far, by difficulty, and which ones a second stage would keep"
+    parser = _command(commands, "curriculum", "curriculum", summary, examples)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of train, rollout, eval or grade, or a run report")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON lines: attempts, solved, running success rate, pool")
 
 
 def _export(commands: "Commands[Parser]") -> None:

@@ -44,6 +44,8 @@ class TasksConfig(Section):
     """Lines that the gold patch adds and removes. arXiv:2508.03501 trains on fewer than 500 ..."""
     max_files: int | None = Field(None, ge=1)
     """... in at most 7 files."""
+    history: tuple[Path, ...] = ()
+    """Runs whose attempts choose the pool: tasks never solved there, or in 2/3 of the attempts, are left out (pipeline/curriculum.py)."""
     decontaminate: tuple[Path, ...] = ()
     """Evaluation suites: no task of one of their repositories is used."""
 

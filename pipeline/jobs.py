@@ -187,6 +187,18 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def curriculum(arguments: argparse.Namespace) -> int:
+    """greengrad curriculum RUN [RUN ...] [--out FILE]."""
+    from .curriculum import read_records, write_records
+    from .tables import print_curriculum
+
+    records = read_records(arguments.runs).values()
+    print_curriculum(list(records))
+    if arguments.out:
+        write_records(arguments.out, records)
+    return 0
+
+
 def export(arguments: argparse.Namespace) -> int:
     """greengrad export RUN --format FORMAT --out DIR."""
     from .export import export_run

@@ -12,6 +12,7 @@ from tasks import Task, Validation, language, patch_lines
 
 from .charts import number
 from .compare import Comparison
+from .curriculum import Record, histogram
 from .doctor import Check
 from .journal import Journal, Phase
 from .plan import GB, Plan
@@ -92,6 +93,18 @@ def print_comparison(found: Comparison, a: str, b: str) -> None:
     for title, names in (("won by B", found.won), ("lost by B", found.lost)):
         if names:
             _console().print(f"{title}: {', '.join(names)}", style="dim")
+
+
+def print_curriculum(records: Sequence[Record]) -> None:
+    """Tasks by how often they were solved, and what the second stage's rule makes of them."""
+    counts = histogram(records)
+    widest = max(counts.values(), default=1) or 1
+    body = [(name, str(count), "#" * round(40 * count / widest)) for name, count in counts.items()]
+    _console().print(
+        _table(f"{len(records)} tasks, {sum(len(r.solved) for r in records)} attempts with a verdict", ["solved", "tasks", ""], body)
+    )
+    fates = Counter(record.fate for record in records)
+    _console().print(", ".join(f"{fates[name]} {name}" for name in ("kept", "never solved", "too easy")), style="dim")
 
 
 def print_phases(phases: Sequence[Phase]) -> None:

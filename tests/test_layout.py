@@ -94,6 +94,7 @@ COMMANDS = [
     "grade",
     "regrade",
     "show",
+    "curriculum",
     "view",
     "compare",
 ]
