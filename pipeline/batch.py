@@ -155,21 +155,25 @@ def measure_samples(samples: Sequence[Sample]) -> dict[str, float]:
     return metrics
 
 
-def weigh_samples(samples: Sequence[Sample], aggregation: Literal["token", "group", "constant"], constant_tokens: int = 1) -> np.ndarray:
+Aggregation = Literal["token", "episode", "group", "constant"]
+
+
+def weigh_samples(samples: Sequence[Sample], aggregation: Aggregation, constant_tokens: int = 1) -> np.ndarray:
     """Weight of each loss token of each sample, shape (S,), so that the loss is a plain sum: weights x tokens add up to 1 (not constant).
 
-    token: 1 / all tokens of the batch (DAPO's token mean).  group: 1 / (groups * tokens of the sample's group).
+    token: 1 / all tokens of the batch (DAPO's token mean).  episode, group: 1 / (episodes * tokens of the sample's episode), the same of
+    groups; an episode is all its samples (GRPO's and GSPO's own mean is episode).
     constant: 1 / (episodes * constant_tokens), Dr.GRPO: the only one whose expectation is the policy gradient's direction.
     """
     tokens_S = np.array([sample.mask_T.sum() for sample in samples], dtype=np.float64)
     match aggregation:
         case "token":
             return np.full(len(samples), 1.0 / tokens_S.sum())
-        case "group":
-            group_ids = np.array([sample.group_id for sample in samples])
-            _, group_S = np.unique(group_ids, return_inverse=True)
-            per_group = np.bincount(group_S, weights=tokens_S)
-            return 1.0 / (len(per_group) * per_group[group_S])
+        case "episode" | "group":
+            names = [sample.episode_id if aggregation == "episode" else sample.group_id for sample in samples]
+            _, part_S = np.unique(np.array(names), return_inverse=True)
+            per_part = np.bincount(part_S, weights=tokens_S)
+            return 1.0 / (len(per_part) * per_part[part_S])
         case "constant":
             episodes = len({sample.episode_id for sample in samples})
             return np.full(len(samples), 1.0 / (episodes * constant_tokens))
@@ -178,8 +182,25 @@ def weigh_samples(samples: Sequence[Sample], aggregation: Literal["token", "grou
 
 
 @dataclass(frozen=True, slots=True)
+class FixedLogprobs:
+    """Log-probs that stay as they are during an iteration, shape (T,) for each sample; None where they are not needed."""
+
+    old: Sequence[np.ndarray] | None = None
+    """log pi_old"""
+    reference: Sequence[np.ndarray] | None = None
+    """log p under the reference model"""
+
+    def of(self, rows: Sequence[int]) -> "FixedLogprobs":
+        """Those of some samples."""
+        return FixedLogprobs(*(None if known is None else [known[row] for row in rows] for known in (self.old, self.reference)))
+
+
+NOTHING_FIXED = FixedLogprobs()
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows for one forward pass, padded on the right; arrays of shape (B, T).
+    """Rows for one forward pass, padded on the right; arrays of shape (B, T). A row is one sample, whole: loss.py sums over it.
 
     Causal attention never looks right, so real tokens cannot see the padding and no attention mask is needed.
     """
@@ -192,6 +213,7 @@ class MicroBatch:
     engine_BT: np.ndarray
     old_BT: np.ndarray | None
     """log pi_old; None = the current weights (the first minibatch is on-policy)."""
+    reference_BT: np.ndarray | None
     advantages_BT: np.ndarray
     weights_BT: np.ndarray
 
@@ -201,18 +223,18 @@ def pack_micro_batches(
     micro_tokens: int,
     ranks: int,
     weights_S: np.ndarray | None = None,
-    old: Sequence[np.ndarray] | None = None,
+    fixed: FixedLogprobs = NOTHING_FIXED,
 ) -> list[list[MicroBatch]]:
     """Per rank a list of micro-batches, the same number on each rank, B * T <= micro_tokens unless one row alone is longer.
 
     Rows are sorted by length, so that padding is small and the micro-batches that run side by side on the ranks are alike.
-    `weights_S` are those of `weigh_samples` (default: token mean); `old` holds log pi_old, shape (T,) for each sample.
+    `weights_S` are those of `weigh_samples` (default: token mean).
     """
     weights_S = weigh_samples(samples, "token") if weights_S is None else weights_S
-    packs = [_stack_rows(rows, samples, weights_S, old) for rows in plan_rows([len(s.ids_T) for s in samples], micro_tokens)]
+    packs = [_stack_rows(rows, samples, weights_S, fixed) for rows in plan_rows([len(s.ids_T) for s in samples], micro_tokens)]
     if missing := -len(packs) % ranks:
         shortest = min(range(len(samples)), key=lambda row: len(samples[row].ids_T))
-        copy = _stack_rows([shortest], samples, weights_S, old)
+        copy = _stack_rows([shortest], samples, weights_S, fixed)
         silent = replace(copy, rows_B=np.array([-1]), weights_BT=np.zeros_like(copy.weights_BT))
         packs += [silent] * missing
     return [packs[rank::ranks] for rank in range(ranks)]
@@ -231,8 +253,8 @@ def plan_rows(lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
     return packs
 
 
-def _stack_rows(rows: list[int], samples: Sequence[Sample], weights_S: np.ndarray, old: Sequence[np.ndarray] | None) -> MicroBatch:
-    chosen = [samples[row] for row in rows]
+def _stack_rows(rows: list[int], samples: Sequence[Sample], weights_S: np.ndarray, fixed: FixedLogprobs) -> MicroBatch:
+    chosen, known = [samples[row] for row in rows], fixed.of(rows)
     mask_BT = _pad([sample.mask_T for sample in chosen])
     mask_BT[:, 0] = False
     return MicroBatch(
@@ -240,7 +262,8 @@ def _stack_rows(rows: list[int], samples: Sequence[Sample], weights_S: np.ndarra
         ids_BT=_pad([sample.ids_T for sample in chosen]),
         mask_BT=mask_BT,
         engine_BT=_pad([sample.logprobs_T for sample in chosen]),
-        old_BT=None if old is None else _pad([old[row] for row in rows]),
+        old_BT=None if known.old is None else _pad(known.old),
+        reference_BT=None if known.reference is None else _pad(known.reference),
         advantages_BT=_pad([sample.advantages_T for sample in chosen]),
         weights_BT=(mask_BT * weights_S[rows][:, None]).astype(np.float32),
     )

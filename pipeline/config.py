@@ -6,15 +6,13 @@ Knows the names of the knobs, nothing of what they do.
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sandbox import Limits
 
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from .config_objective import CreditConfig as CreditConfig
+from .config_objective import LossConfig as LossConfig
+from .config_objective import Section as Section
 
 
 class ModelConfig(Section):
@@ -110,89 +108,6 @@ class RolloutConfig(Section):
     """Episodes in a row without a verdict (INFRA, after all retries) that stop the run."""
 
 
-OF_TURNS = ("ms_grpo", "next_turn", "return_to_go", "turn_normalised", "gigpo", "mt_grpo")
-CREDIT_READERS = {
-    "format_penalty": OF_TURNS,
-    "turn_reward": OF_TURNS,
-    "gamma": ("return_to_go", "gigpo", "potential"),
-    "turn_weight": ("gigpo",),
-    "outcome_weight": ("mt_grpo",),
-    "draws": ("episode", "episode_no_std", "leave_one_out", "ms_grpo"),
-}
-"""Key of CreditConfig -> the kinds that read it."""
-
-
-class CreditConfig(Section):
-    """Rewards -> advantages (pipeline/credit.py)."""
-
-    kind: Literal[
-        "episode",
-        "episode_no_std",
-        "leave_one_out",
-        "ms_grpo",
-        "next_turn",
-        "return_to_go",
-        "turn_normalised",
-        "gigpo",
-        "mt_grpo",
-        "potential",
-    ] = "episode"
-    length_threshold: int = Field(10, ge=1)
-    """L_thr: turns from which the length penalty falls from 0 to -1 at rollout.max_turns; >= max_turns switches it off."""
-    length_penalty_on: Literal["all", "resolved"] = "all"
-    filter_on: Literal["outcome", "shaped"] = "outcome"
-    """A group whose outcomes (or shaped rewards) are all equal carries no signal and is dropped."""
-    truncated: Literal["keep", "drop"] = "keep"
-    """Episodes that a limit ended: kept, as negative examples of looping (finding F1), or left out."""
-    min_graded: int = Field(2, ge=2)
-    """A group with fewer graded episodes is dropped."""
-    format_penalty: float = Field(0.0, ge=0)
-    """What a malformed turn costs, in the schemes that read a turn's own reward."""
-    turn_reward: Literal["none", "tests"] = "none"
-    """What a turn earns in those schemes: nothing, or the change of the share of visible tests that pass (rollout.visible_tests)."""
-    gamma: float = Field(1.0, ge=0, le=1)
-    """Discount per turn of return_to_go, gigpo and potential."""
-    turn_weight: float = Field(1.0, ge=0)
-    """w of gigpo: A_episode + w A_step."""
-    outcome_weight: float = Field(1.0, ge=0)
-    """lambda of mt_grpo: A_turn + lambda A_outcome."""
-    samples: Literal["merged", "per_turn"] = "merged"
-    """One sample per run of turns that share their history, or one per turn (more context tokens, the same gradient)."""
-    draws: int = Field(0, ge=0)
-    """Draw so many episodes of a batch with P(e) = |A_e| / sum |A|, with replacement; 0: take each once."""
-    draw_weights: Literal["unbiased", "priority"] = "unbiased"
-    """Weight 1 / (draws P(e)), so that the expected gradient is the whole batch's; or none, so that a large |A| counts more."""
-    draw_seed: int = 0
-
-    @model_validator(mode="after")
-    def _refuse_what_is_not_read(self) -> Self:
-        """A key that the chosen kind does not read would silently do nothing."""
-        for key, readers in CREDIT_READERS.items():
-            if getattr(self, key) != type(self).model_fields[key].default and self.kind not in readers:
-                raise ValueError(f"credit.{key} = {getattr(self, key)!r} is not read by credit.kind {self.kind} (by {', '.join(readers)})")
-        if not self.draws and (self.draw_weights != "unbiased" or self.draw_seed):
-            raise ValueError("credit.draw_weights and credit.draw_seed are read only where credit.draws is given")
-        if self.kind in ("next_turn", "turn_normalised", "mt_grpo") and self.turn_reward == "none" and not self.format_penalty:
-            raise ValueError(f"credit.kind {self.kind} needs a reward per turn: set credit.turn_reward: tests or credit.format_penalty")
-        return self
-
-
-class LossConfig(Section):
-    """The objective (pipeline/loss.py)."""
-
-    eps_low: float = Field(0.2, ge=0, lt=1)
-    eps_high: float = Field(0.3, ge=0)
-    aggregation: Literal["token", "group", "constant"] = "token"
-    """Mean over all sampled tokens of the batch (DAPO), or of each group and then over groups; or sum / (episodes * constant_tokens)."""
-    constant_tokens: int = Field(1024, ge=1)
-    """L_max of Dr.GRPO (arXiv:2503.20783), for aggregation constant: one number for all batches, so that lengths bias nothing."""
-    old_logprobs: Literal["learner", "engine"] = "learner"
-    """pi_old recomputed by the learner before the first minibatch, or the engine's own."""
-    correction: Literal["off", "truncate"] = "off"
-    """Train-inference correction: weight min(pi_learner_old / pi_engine, correction_cap) per token, detached."""
-    correction_cap: float = Field(2.0, gt=0)
-
-
 class OptimConfig(Section):
     """AdamW and its schedule."""
 
@@ -234,7 +149,7 @@ class PolicyConfig(Section):
     """Its name at a chat server; None: the first that the server names."""
     key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds a chat server's key; it is written nowhere."""
-    body: dict[str, str | int | float | bool] = {}
+    body: dict[str, str | int | float | bool] = Field({})
     """More fields of a chat request, or other values for ours (max_completion_tokens, reasoning_effort ...)."""
     attempts: int = Field(8, ge=1)
     """Of one chat request, with waits that double from 1 s or are what the server asks for."""

@@ -22,7 +22,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from .batch import MicroBatch, pack_micro_batches, weigh_samples
+from .batch import NOTHING_FIXED, FixedLogprobs, MicroBatch, pack_micro_batches, weigh_samples
 from .config import OptimConfig
 from .orders import (
     Command,
@@ -66,11 +66,12 @@ class DeepSpeedLearner:
             old = [sample.logprobs_T for sample in batch.samples]
         elif len(batch.samples) > self.setup.optim.batch_episodes:
             old = self._score(batch.samples)
-        return self._train(batch.samples, "policy", old)
+        reference = self._score(batch.samples, reference=True) if self.setup.loss.kl_coef else None
+        return self._train(batch.samples, "policy", FixedLogprobs(old, reference))
 
     def fine_tune(self, batch: Batch) -> dict[str, float]:
         """One pass of cross-entropy on the masked tokens, at temperature 1."""
-        return self._train(batch.samples, "fine_tune", None)
+        return self._train(batch.samples, "fine_tune", NOTHING_FIXED)
 
     def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         """log p of each token under the current weights, shape (T,) each, 0 at t = 0; at the sampling temperature."""
@@ -96,7 +97,7 @@ class DeepSpeedLearner:
         """Stop the ranks; safe to call twice."""
         self._ranks.close()
 
-    def _train(self, samples: Sequence[Sample], objective: Objective, old: list[np.ndarray] | None) -> dict[str, float]:
+    def _train(self, samples: Sequence[Sample], objective: Objective, fixed: FixedLogprobs) -> dict[str, float]:
         if not samples:
             raise ValueError("a batch without samples carries no signal: skip the step")
         learner, loss = self.setup.learner, self.setup.loss
@@ -105,18 +106,17 @@ class DeepSpeedLearner:
         for part in parts:
             chosen = [samples[index] for index in part]
             weights_S = weigh_samples(chosen, loss.aggregation if objective == "policy" else "token", loss.constant_tokens)
-            chosen_old = None if old is None else [old[index] for index in part]
-            packs = pack_micro_batches(chosen, learner.micro_tokens, learner.ranks, weights_S, chosen_old)
+            packs = pack_micro_batches(chosen, learner.micro_tokens, learner.ranks, weights_S, fixed.of(part))
             for share, pack in zip(shares, packs, strict=True):
                 share.append(tuple(pack))
         replies: list[TrainReport] = self._ranks.call([Train(tuple(share), objective) for share in shares], self.setup.command_seconds)
         self.steps += len(parts)
         return summarise_steps(replies, objective)
 
-    def _score(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+    def _score(self, samples: Sequence[Sample], *, reference: bool = False) -> list[np.ndarray]:
         """log p of the masked tokens, shape (T,) each, 0 elsewhere."""
         packs = pack_micro_batches(samples, self.setup.learner.micro_tokens, self.setup.learner.ranks)
-        replies = self._ranks.call([Score(tuple(pack)) for pack in packs], self.setup.command_seconds)
+        replies = self._ranks.call([Score(tuple(pack), reference) for pack in packs], self.setup.command_seconds)
         scores: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(samples)
         for pack, reply in zip(packs, replies, strict=True):
             for micro, logprobs_BT in zip(pack, reply, strict=True):
@@ -161,9 +161,11 @@ class Workshop:
     rank: int
     ranks: int
     engine: Any
-    """deepspeed.DeepSpeedEngine around loss.Scorer"""
+    """deepspeed.DeepSpeedEngine around head.Scorer"""
     model: Any
     """The transformers model whose parameters the engine trains."""
+    reference: Any | None
+    """loss.kl_coef > 0: a second model as it was at the start, frozen and whole on each rank (it is not sharded), else None."""
 
 
 def serve_rank(seat: Seat, setup: LearnerSetup) -> None:
@@ -184,7 +186,7 @@ def obey(shop: Workshop, command: Command) -> Any:
         case Train():
             return train(shop, command)
         case Score():
-            return [score(shop, pack) for pack in command.packs]
+            return [score(shop, pack, reference=command.reference) for pack in command.packs]
         case Export():
             return export_weights(shop, command.folder)
         case Save():
@@ -205,7 +207,7 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     from transformers import AutoModelForCausalLM
 
     from .attention import register_attention
-    from .loss import Scorer
+    from .head import Scorer, Scoring
 
     gpu = torch.cuda.is_available()
     if gpu:
@@ -220,17 +222,22 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     dtype = torch.bfloat16 if setup.learner.dtype == "bfloat16" else torch.float32
     attention = register_attention() if dtype is torch.bfloat16 and not gpu else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(setup.model_folder, dtype=dtype, attn_implementation=attention, local_files_only=True)
+
+    def load() -> Any:
+        return AutoModelForCausalLM.from_pretrained(setup.model_folder, dtype=dtype, attn_implementation=attention, local_files_only=True)
+
+    model = load()
     if setup.learner.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train(setup.learner.activation_checkpointing)
     engine, *_ = deepspeed.initialize(
-        model=Scorer(model, setup.learner.head_chunk),
+        model=Scorer(model, Scoring(setup.learner.head_chunk, entropy_grad=setup.loss.entropy_coef > 0)),
         optimizer=build_optimizer(model, setup.optim),
         config=deepspeed_config(setup),
     )
     engine.train(setup.learner.activation_checkpointing)
-    return Workshop(setup, seat.rank, seat.ranks, engine, model)
+    reference = Scorer(load(), Scoring(setup.learner.head_chunk)).eval().to(engine.device) if setup.loss.kl_coef else None
+    return Workshop(setup, seat.rank, seat.ranks, engine, model, reference)
 
 
 def prepare_environment(seat: Seat) -> None:
@@ -322,31 +329,33 @@ def compute_loss(shop: Workshop, pack: MicroBatch, objective: Objective) -> tupl
         old_M=None if pack.old_BT is None else pick(pack.old_BT),
         advantages_M=pick(pack.advantages_BT),
         weights_M=pick(pack.weights_BT),
+        sequences_M=mask_BT.nonzero()[:, 0].to(shop.engine.device),
+        reference_M=None if pack.reference_BT is None else pick(pack.reference_BT),
     )
     match objective:
         case "policy":
-            return policy_loss(*forward(shop, pack, shop.setup.temperature), tokens, shop.setup.loss)
+            return policy_loss(*forward(shop, pack, shop.setup.temperature, shop.engine), tokens, shop.setup.loss)
         case "fine_tune":
-            return sft_loss(*forward(shop, pack, 1.0), tokens)
+            return sft_loss(*forward(shop, pack, 1.0, shop.engine), tokens)
         case _:
             assert_never(objective)
 
 
-def forward(shop: Workshop, pack: MicroBatch, temperature: float) -> tuple[Any, Any]:
-    """Log-probs and entropies of the micro-batch's masked tokens, through the engine."""
+def forward(shop: Workshop, pack: MicroBatch, temperature: float, scorer: Any) -> tuple[Any, Any]:
+    """Log-probs and entropies of the micro-batch's masked tokens, through the engine or the reference."""
     import torch
 
     device = shop.engine.device
-    scores: tuple[Any, Any] = shop.engine(torch.from_numpy(pack.ids_BT).to(device), torch.from_numpy(pack.mask_BT).to(device), temperature)
+    scores: tuple[Any, Any] = scorer(torch.from_numpy(pack.ids_BT).to(device), torch.from_numpy(pack.mask_BT).to(device), temperature)
     return scores
 
 
-def score(shop: Workshop, pack: MicroBatch) -> np.ndarray:
+def score(shop: Workshop, pack: MicroBatch, *, reference: bool) -> np.ndarray:
     """Log-probs of the masked tokens, shape (B, T), 0 elsewhere."""
     import torch
 
     with torch.no_grad():
-        logprobs_M, _ = forward(shop, pack, shop.setup.temperature)
+        logprobs_M, _ = forward(shop, pack, shop.setup.temperature, shop.reference if reference else shop.engine)
     scores_BT = np.zeros(pack.ids_BT.shape, dtype=np.float32)
     scores_BT[pack.mask_BT] = logprobs_M.float().cpu().numpy()
     return scores_BT

@@ -1,19 +1,26 @@
 """Log-probs, advantages and weights of tokens -> loss and metrics, in plain torch; knows nothing of DeepSpeed, batches or files.
 
-The objective is modified DAPO (arXiv:2508.03501; DAPO: arXiv:2503.14476): asymmetric clip, a mean over all sampled tokens of the
-batch, no KL term, no reference model, no entropy bonus. The caller gives each token its weight (1 / all tokens of the batch), so the loss
-is a sum that may be split over micro-batches, ranks and accumulation steps without changing it.
+The default is modified DAPO (arXiv:2508.03501; DAPO: arXiv:2503.14476): asymmetric clip of each token's ratio, a mean over all sampled
+tokens of the batch, no KL term, no reference model, no entropy bonus, no correction. The others: GSPO (arXiv:2507.18071), CISPO
+(arXiv:2506.13585), dual clip (arXiv:1912.09729).
 
-Left out so far: GSPO, CISPO, dual clip, KL, sequence-level correction.
-Shapes: B rows, T positions, D hidden size, V vocabulary, M scored tokens (those with mask = 1; the others never meet the head).
+The caller gives each token its weight (1 / all tokens of the batch), so the loss is a sum that may be split over micro-batches, ranks and
+accumulation steps without changing it. A ratio of a whole sequence is a sum over its tokens before that: all scored tokens of a sequence
+are in one call (one row of one micro-batch, see batch.py). A sequence is one sample: an episode whose history was rewritten, or that is
+trained turn by turn, is several.
+
+Three policies: pi (the gradient), pi_old (the learner before the first minibatch), pi_engine (that sampled). The clip is on pi / pi_old,
+the correction on pi_old / pi_engine: with tokens of older weights this is decoupled PPO (arXiv:2110.00641), pi_old the proximal policy.
+
+Left out: sequence-level KL (a token's effect on the KL of later tokens), adaptive KL coefficients.
+Shapes: M scored tokens (those with mask = 1), B sequences.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import assert_never
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from .config import LossConfig
 from .orders import LossStats
@@ -30,32 +37,45 @@ class Tokens:
     advantages_M: Tensor
     weights_M: Tensor
     """sum to 1 over the whole optimiser step; 0 for padding rows"""
+    sequences_M: Tensor
+    """int64: the number of the sequence that the token belongs to, from 0; all scored tokens of a sequence are here"""
+    reference_M: Tensor | None = None
+    """log p under the reference model; only where kl_coef > 0"""
 
 
 def policy_loss(logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens, config: LossConfig) -> tuple[Tensor, LossStats]:
-    """- sum_k w_k c_k min(rho_k A_k, clip(rho_k, 1 - eps_low, 1 + eps_high) A_k), rho = exp(log pi - log pi_old).
+    """- sum_k w_k (c_k gain_k - kl_coef KL_k + entropy_coef H_k); c: importance_weights, gain: clipped_gain, KL: divergence.
 
-    c = 1, or min(pi_old / pi_engine, cap), detached, with correction "truncate" (TIS): it corrects for an engine whose
-    log-probs differ from the learner's. Trap: with a temperature other than 1 both sides must be taken at that temperature.
+    KL and entropy are not corrected: where c masks a token they still hold. Trap: with a temperature other than 1 all log-probs
+    must be taken at that temperature.
     """
     old_M = logprobs_M.detach() if tokens.old_M is None else tokens.old_M
-    ratio_M = torch.exp(logprobs_M - old_M)
-    clipped_M = ratio_M.clamp(1 - config.eps_low, 1 + config.eps_high)
-    correction_M = torch.ones_like(old_M)
-    if config.correction == "truncate":
-        correction_M = torch.exp(old_M - tokens.engine_M).clamp(max=config.correction_cap)
-    gain_M = torch.minimum(ratio_M * tokens.advantages_M, clipped_M * tokens.advantages_M)
-    loss = -(tokens.weights_M * correction_M * gain_M).sum()
+    log_ratio_M = logprobs_M - old_M
+    ratio_M = policy_ratio(log_ratio_M, tokens.sequences_M, config)
+    raw_M = importance_weights(old_M - tokens.engine_M, tokens.sequences_M, config)
+    correction_M = bound_weights(raw_M, config)
+    loss = -(tokens.weights_M * correction_M * clipped_gain(logprobs_M, ratio_M, tokens.advantages_M, config)).sum()
+    kl: float | None = None
+    if config.kl_coef:
+        kl_M = divergence(logprobs_M, log_ratio_M, tokens, config)
+        loss = loss + config.kl_coef * (tokens.weights_M * kl_M).sum()
+        kl = _mean(tokens, kl_M)
+    if config.entropy_coef:
+        loss = loss - config.entropy_coef * (tokens.weights_M * require_gradient(entropy_M)).sum()
+    low_M, high_M, dual_M = find_clipped(ratio_M, tokens.advantages_M, config)
     live_M = tokens.weights_M > 0
     delta_M = (old_M - tokens.engine_M).abs() * live_M
     stats = LossStats(
         loss=loss.item(),
-        clip_low=_mean(tokens, (ratio_M < 1 - config.eps_low) & (tokens.advantages_M < 0)),
-        clip_high=_mean(tokens, (ratio_M > 1 + config.eps_high) & (tokens.advantages_M > 0)),
+        clip_low=_mean(tokens, low_M),
+        clip_high=_mean(tokens, high_M),
+        clip_dual=_mean(tokens, dual_M),
         ratio_mean=_mean(tokens, ratio_M),
         delta_mean=_mean(tokens, delta_M),
         correction_mean=_mean(tokens, correction_M),
+        correction_cut=_mean(tokens, correction_M != raw_M),
         entropy=_mean(tokens, entropy_M),
+        kl=kl,
         ratio_max=(ratio_M * live_M).max().item(),
         delta_max=delta_M.max().item(),
     )
@@ -68,96 +88,116 @@ def sft_loss(logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens) -> tuple[Ten
     return loss, LossStats(loss=loss.item(), entropy=_mean(tokens, entropy_M))
 
 
+def policy_ratio(log_ratio_M: Tensor, sequences_M: Tensor, config: LossConfig) -> Tensor:
+    """rho = pi / pi_old of each token; for gspo exp(mean log rho) of its sequence, whose gradient goes to the token alone.
+
+    That is GSPO-token: the value, and with one advantage in a sequence the gradient as well, are GSPO's; with an advantage for each
+    turn, each turn keeps its own.
+    """
+    match config.kind:
+        case "dapo" | "cispo":
+            return torch.exp(log_ratio_M)
+        case "gspo":
+            mean_M = sequence_sums(log_ratio_M.detach(), sequences_M) / sequence_sums(torch.ones_like(log_ratio_M), sequences_M)
+            return torch.exp(mean_M + log_ratio_M - log_ratio_M.detach())
+        case _:
+            assert_never(config.kind)
+
+
+def clipped_gain(logprobs_M: Tensor, ratio_M: Tensor, advantages_M: Tensor, config: LossConfig) -> Tensor:
+    """dapo, gspo: min(rho A, clip(rho, 1 - eps_low, 1 + eps_high) A), with dual_clip at least dual_clip A where A < 0.
+
+    cispo: clip(rho) A log pi, the clipped ratio detached: a token outside the clip keeps a gradient, with a bounded weight.
+    """
+    clipped_M = ratio_M.clamp(1 - config.eps_low, 1 + config.eps_high)
+    match config.kind:
+        case "dapo" | "gspo":
+            gain_M = torch.minimum(ratio_M * advantages_M, clipped_M * advantages_M)
+            if config.dual_clip is None:
+                return gain_M
+            return torch.where(advantages_M < 0, torch.maximum(gain_M, config.dual_clip * advantages_M), gain_M)
+        case "cispo":
+            return clipped_M.detach() * advantages_M * logprobs_M
+        case _:
+            assert_never(config.kind)
+
+
+def find_clipped(ratio_M: Tensor, advantages_M: Tensor, config: LossConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Which tokens the lower, the upper and the dual bound hold (cispo: whose weight is clipped, at either sign of A)."""
+    low_M, high_M = ratio_M < 1 - config.eps_low, ratio_M > 1 + config.eps_high
+    negative_M = advantages_M < 0
+    if config.kind == "cispo":
+        return low_M, high_M, torch.zeros_like(negative_M)
+    dual_M = torch.zeros_like(negative_M) if config.dual_clip is None else negative_M & (ratio_M > config.dual_clip)
+    return low_M & negative_M, high_M & (advantages_M > 0), dual_M
+
+
+def importance_weights(delta_M: Tensor, sequences_M: Tensor, config: LossConfig) -> Tensor:
+    """pi_old / pi_engine from delta = log pi_old - log pi_engine: of the token, its sequence's product, or its geometric mean; detached.
+
+    token is biased and bounded for long episodes; sequence is the unbiased one, and its product is cut for every long episode;
+    geometric does not depend on the length, and is a measure of how far off a sequence is rather than a weight: use it to mask.
+    """
+    match config.correction_level:
+        case "off":
+            return torch.ones_like(delta_M)
+        case "token":
+            return torch.exp(delta_M.detach())
+        case "sequence":
+            return torch.exp(sequence_sums(delta_M.detach(), sequences_M))
+        case "geometric":
+            return torch.exp(sequence_sums(delta_M.detach(), sequences_M) / sequence_sums(torch.ones_like(delta_M), sequences_M))
+        case _:
+            assert_never(config.correction_level)
+
+
+def bound_weights(weights_M: Tensor, config: LossConfig) -> Tensor:
+    """truncate: at most the cap. mask: as it is within [floor, cap], else 0; the other tokens' weights do not grow for it."""
+    match config.correction_mode:
+        case _ if config.correction_level == "off":
+            return weights_M
+        case "truncate":
+            return weights_M.clamp(max=config.correction_cap)
+        case "mask":
+            inside_M = (weights_M >= config.correction_floor) & (weights_M <= config.correction_cap)
+            return torch.where(inside_M, weights_M, 0.0)
+        case _:
+            assert_never(config.correction_mode)
+
+
+def divergence(logprobs_M: Tensor, log_ratio_M: Tensor, tokens: Tokens, config: LossConfig) -> Tensor:
+    """An estimate of KL(pi || pi_ref) at each sampled token, d = log pi - log pi_ref.
+
+    k1: rho d, differentiated through rho = pi / pi_old alone: value and gradient are unbiased (as a loss, d itself has the expected
+    gradient 0). k2: d^2 / 2: on-policy the gradient is unbiased (the same as k1's), the value is not. k3: exp(-d) - 1 + d: on-policy the
+    value is unbiased, the gradient is that of KL(pi_ref || pi), the other divergence. Not covered: off-policy, k2 and k3 have no weight.
+    """
+    if tokens.reference_M is None:
+        raise ValueError("loss.kl_coef > 0 needs the log-probs of the reference model")
+    gap_M = logprobs_M - tokens.reference_M
+    match config.kl_estimator:
+        case "k1":
+            return torch.exp(log_ratio_M) * gap_M.detach()
+        case "k2":
+            return gap_M**2 / 2
+        case "k3":
+            return torch.expm1(-gap_M) + gap_M
+        case _:
+            assert_never(config.kl_estimator)
+
+
+def require_gradient(entropy_M: Tensor) -> Tensor:
+    """The entropy as it is; an error where a bonus for it would silently do nothing."""
+    if torch.is_grad_enabled() and not entropy_M.requires_grad:
+        raise ValueError("loss.entropy_coef > 0 needs an entropy with a gradient: Scoring(entropy_grad=True)")
+    return entropy_M
+
+
+def sequence_sums(value_M: Tensor, sequences_M: Tensor) -> Tensor:
+    """The sum over each token's sequence, shape (M,)."""
+    sums_B = value_M.new_zeros(int(sequences_M.max()) + 1 if len(sequences_M) else 0)
+    return sums_B.index_add(0, sequences_M, value_M)[sequences_M]
+
+
 def _mean(tokens: Tokens, value_M: Tensor) -> float:
     return (tokens.weights_M * value_M.detach()).sum().item()
-
-
-def score_tokens(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
-    """log p of each target under softmax(hidden @ weight.T / temperature), and the entropy (no gradient); both float32, shape (M,).
-
-    Logits exist for `chunk` tokens at a time and are computed again in the backward pass. One autograd node for all chunks gives
-    the weight its gradient once: a tied or accumulated weight stays exact, and DeepSpeed's hooks fire once.
-    """
-    scores: tuple[Tensor, Tensor] = _ScoreTokens.apply(hidden_MD, weight_VD, targets_M, temperature, chunk)  # type: ignore[no-untyped-call]
-    return scores
-
-
-class _ScoreTokens(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
-        norm_M, logprobs_M, entropy_M = (torch.empty_like(targets_M, dtype=torch.float32) for _ in range(3))
-        for part in _chunks(len(targets_M), chunk):
-            logits_CV = _logits(hidden_MD[part], weight_VD, temperature)
-            norm_M[part] = torch.logsumexp(logits_CV, dim=-1)
-            logprobs_M[part] = logits_CV.gather(-1, targets_M[part, None]).squeeze(-1) - norm_M[part]
-            probs_CV = torch.exp(logits_CV - norm_M[part, None])
-            entropy_M[part] = norm_M[part] - torch.linalg.vecdot(probs_CV, logits_CV)
-        ctx.save_for_backward(hidden_MD, weight_VD, targets_M, norm_M)
-        ctx.temperature, ctx.chunk = temperature, chunk
-        ctx.mark_non_differentiable(entropy_M)
-        return logprobs_M, entropy_M
-
-    @staticmethod
-    def backward(ctx: Any, grad_M: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """d log p / d logits = (one-hot - p) / temperature, chunk by chunk; the weight's gradient is summed in float32."""
-        hidden_MD, weight_VD, targets_M, norm_M = ctx.saved_tensors
-        grad_hidden_MD = torch.empty_like(hidden_MD)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
-        for part in _chunks(len(targets_M), ctx.chunk):
-            scale_C1 = grad_M[part, None] / ctx.temperature
-            grad_CV = _logits(hidden_MD[part], weight_VD, ctx.temperature).sub_(norm_M[part, None]).exp_().mul_(-scale_C1)
-            grad_CV.scatter_add_(-1, targets_M[part, None], scale_C1)
-            grad_CV = grad_CV.to(weight_VD.dtype)
-            grad_hidden_MD[part] = grad_CV @ weight_VD
-            grad_weight_VD += grad_CV.t() @ hidden_MD[part]
-        return grad_hidden_MD, grad_weight_VD.to(weight_VD.dtype), None, None, None
-
-
-def _chunks(count: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, count, size)]
-
-
-def _logits(hidden_CD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
-    """float32, in memory of its own."""
-    logits_CV = F.linear(hidden_CD, weight_VD).float()
-    return logits_CV if temperature == 1.0 else logits_CV.div_(temperature)
-
-
-class ScoringHead(nn.Module):
-    """The vocabulary head, as one module that scores tokens in chunks.
-
-    All chunks run inside one forward call: under ZeRO-3 the weight is gathered once, and ranks with different numbers of
-    chunks stay in step (a gather per chunk would hang them).
-    """
-
-    def __init__(self, weight_VD: nn.Parameter, chunk: int) -> None:
-        super().__init__()
-        self.weight = weight_VD
-        self.chunk = chunk
-
-    def forward(self, hidden_MD: Tensor, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """See score_tokens."""
-        return score_tokens(hidden_MD, self.weight, targets_M, temperature, self.chunk)
-
-
-class Scorer(nn.Module):
-    """A causal language model whose output is the log-probs of chosen tokens instead of logits.
-
-    Rows are padded on the right: causal attention keeps padding out of sight of real tokens, so no mask is passed.
-    """
-
-    def __init__(self, model: Any, chunk: int) -> None:
-        """`model` is a transformers causal language model (untyped), whose parameters are shared, not copied."""
-        super().__init__()
-        head = model.get_output_embeddings()
-        if head.bias is not None:
-            raise ValueError("a vocabulary head with a bias is not covered")
-        self.body: nn.Module = model.base_model
-        self.head = ScoringHead(head.weight, chunk)
-
-    def forward(self, ids_BT: Tensor, mask_BT: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """(log-probs, entropy), shape (M,), of the tokens where mask_BT is True, in row-major order; column 0 must be False."""
-        positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT)
-        hidden_BTD = self.body(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).last_hidden_state
-        scores: tuple[Tensor, Tensor] = self.head(hidden_BTD[:, :-1][mask_BT[:, 1:]], ids_BT[mask_BT], temperature)
-        return scores

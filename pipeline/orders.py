@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class Score:
     """Log-probs of the masked tokens, without gradients."""
 
     packs: tuple[MicroBatch, ...]
+    reference: bool = False
+    """Under the reference model instead of the current weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +86,29 @@ class LossStats:
     """Share of tokens held by 1 - eps_low (A < 0)."""
     clip_high: float = 0.0
     """Share of tokens held by 1 + eps_high (A > 0)."""
+    clip_dual: float = 0.0
+    """Share of tokens held by dual_clip (A < 0)."""
     ratio_mean: float = 0.0
     delta_mean: float = 0.0
     """Mean |log pi_old - log p(engine)|: the train-inference mismatch."""
     correction_mean: float = 0.0
-    """Mean truncated importance weight; 1 when off."""
+    """Mean importance weight after its bounds; 1 when off."""
+    correction_cut: float = 0.0
+    """Share of tokens whose importance weight was truncated or masked."""
     entropy: float = 0.0
     """Mean over tokens, in nats."""
+    kl: float | None = None
+    """Mean estimated divergence from the reference model; None where there is none."""
     ratio_max: float = 0.0
     delta_max: float = 0.0
 
 
 def merge_stats(parts: Sequence[LossStats]) -> LossStats:
     """The stats of an optimiser step from those of its micro-batches, over all ranks."""
-    merged = {}
+    merged: dict[str, Any] = {}
     for field in fields(LossStats):
-        values = [getattr(part, field.name) for part in parts]
-        merged[field.name] = max(values) if field.name.endswith("_max") else sum(values)
+        values = [value for part in parts if (value := getattr(part, field.name)) is not None]
+        merged[field.name] = (max(values) if field.name.endswith("_max") else sum(values)) if values else None
     return LossStats(**merged)
 
 
@@ -146,7 +154,8 @@ def split_minibatches(count: int, size: int, seed: tuple[int, int]) -> list[list
 def summarise_steps(replies: Sequence[TrainReport], objective: Objective) -> dict[str, float]:
     """Metrics of a call: over ranks first, then the mean over its optimiser steps; fine-tuning has no ratio and no clip."""
     steps = [merge_stats([reply.steps[index].stats for reply in replies]) for index in range(len(replies[0].steps))]
-    names = asdict(steps[0]) if objective == "policy" else ("loss", "entropy")
+    known = [name for name, value in asdict(steps[0]).items() if value is not None]
+    names = known if objective == "policy" else ["loss", "entropy"]
     metrics = {f"loss/{name}": float(np.mean([asdict(step)[name] for step in steps])) for name in names}
     norms = [step.grad_norm for step in replies[0].steps]
     return metrics | {

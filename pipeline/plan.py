@@ -8,7 +8,8 @@ R ranks, micro-batches of T tokens; e = bytes of the forward dtype (2 or 4):
     optimiser      12 P (fp32 masters + Adam), 8 P in fp32 (the weights are the masters); / R at ZeRO-1, 2, 3; on the host if offloaded
     activations    17 e H T L without checkpointing; e H T L + 17 e H T with it (Korthikanti et al., arXiv:2205.05198, without the
                    T^2 term, which fused attention does not keep)
-    head           12 V head_chunk (logits, softmax and gradient in fp32, one chunk at a time)
+    head           12 V head_chunk (logits, softmax and gradient in fp32, one chunk at a time); 16 with loss.entropy_coef
+    reference      e P with loss.kl_coef, whole on each rank
     engine         2 P (4 P in fp32) / tensor_parallel + KV cache of 2 x 2 K L / tensor_parallel a token
 
 Left out: allocator fragmentation, NCCL buffers, CUDA contexts (some GB a GPU), the page cache of the host.
@@ -141,7 +142,10 @@ def _learning(config: Config, shape: Shape, on_gpu: bool) -> tuple[Row, ...]:
     learner = config.learner
     width = 4 if learner.dtype == "float32" else 2
     rows = [_weights(config, shape, width), _gradients(config, shape, width), _activations(config, shape, width)]
-    rows.append(Row("learn", "head, one chunk", 12.0 * shape.vocabulary * learner.head_chunk))
+    head = 12.0 if config.loss.entropy_coef == 0 else 16.0
+    rows.append(Row("learn", "head, one chunk", head * shape.vocabulary * learner.head_chunk))
+    if config.loss.kl_coef:
+        rows.append(Row("learn", "reference model (loss.kl_coef), whole on each rank", width * shape.parameters))
     if not (learner.offload_optimizer == "cpu" and on_gpu):
         rows.append(_optimiser(config, shape, width))
     if on_gpu:

@@ -2,7 +2,7 @@
 
 Each line is one call into the file that knows how: collect.py (many episodes at once), batch.py and credit.py (rewards to
 advantages to tokens), learner.py and loss.py (the update), publish.py (the weights into the engine, verified), journal.py.
-The default is modified DAPO (arXiv:2508.03501). Left out, as there: a KL term, a reference model, an entropy bonus.
+The default is modified DAPO (arXiv:2508.03501). Off by default, as there: a KL term, a reference model, an entropy bonus.
 
 A run that was killed goes on with the same command: finished episodes of the open step are taken from the journal, the
 learner restarts from its newest checkpoint and repeats the journaled batches since.

@@ -15,6 +15,7 @@ RANK = {"sandbox": 0, "tasks": 1, "pipeline": 2}
 ROOMS = {
     "torch": {
         "pipeline/loss.py",
+        "pipeline/head.py",
         "pipeline/attention.py",
         "pipeline/learner.py",
         "pipeline/batch.py",

@@ -115,6 +115,48 @@ def test_u3_ranks_accumulation_and_zero_stage_change_no_loss_gradient_or_update(
         assert norm > 1, "clipping took part"
 
 
+def naive_regularised_steps(folder, samples, count):
+    """As naive_steps, for GSPO with one ratio a sample, KL (k2) to the first weights and an entropy bonus, no clip within reach."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, first = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    steps = []
+    for _ in range(count):
+        terms = []
+        for row in samples:
+            mask = torch.tensor(row.mask_T)
+            logprobs = naive_logprobs(model, row)[mask[1:]]
+            logits = torch.log_softmax(model(torch.tensor(row.ids_T)[None]).logits[0, :-1], -1)[mask[1:]]
+            gap = logprobs - naive_logprobs(first, row)[mask[1:]].detach()
+            ratio = torch.exp((logprobs - torch.tensor(row.logprobs_T)[mask]).mean())
+            terms.append((-ratio * row.advantages_T[mask][0] + 0.5 * gap**2 / 2 + 0.2 * (logits.exp() * logits).sum(-1)).mean())
+        loss = torch.stack(terms).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        steps.append((loss.item(), norm.item()))
+    return steps
+
+
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
+def test_gspo_with_kl_and_entropy_equals_autograd_from_full_logits(start, model, ranks, stage):
+    loss = LossConfig(
+        **{"kind": "gspo", "aggregation": "episode", "eps_low": 1.0, "eps_high": 9.0, "old_logprobs": "engine"},
+        **{"kl_coef": 0.5, "kl_estimator": "k2", "entropy_coef": 0.2},
+    )
+    learner = start({"ranks": ranks, "zero_stage": stage, "micro_tokens": 100}, {"weight_decay": 0.0}, loss)
+    kl = []
+    for expected, norm in naive_regularised_steps(model, SAMPLES, 3):
+        metrics = learner.step(BATCH)
+        kl.append(metrics["loss/kl"])
+        assert metrics["loss/loss"] == pytest.approx(expected, rel=1e-5)
+        assert metrics["optim/grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert kl[0] == pytest.approx(0, abs=1e-9) and kl[2] > kl[1] > 1e-6, "the reference stays while the weights move"
+
+
 def test_one_step_raises_tokens_of_positive_advantage_lowers_negative_ones_and_is_on_policy(start):
     good, bad = sample(0, 40, advantage=1.0), sample(1, 40, advantage=-1.0)
     learner = start()

@@ -47,6 +47,13 @@ def test_checkpointing_keeps_the_inputs_of_layers_and_the_work_of_one(tmp_path: 
     assert checkpointed == (30 + 17) * 4 * 576 * 4096
 
 
+def test_a_reference_model_is_planned_where_a_kl_term_asks_for_one(tmp_path: Path) -> None:
+    both = quickstart(tmp_path, "--loss.kl_coef", "0.01", "--learner.ranks", "2", "--loss.entropy_coef", "0.01")
+    assert size_of(both, "reference model") == 2 * 4 * 134_515_008
+    assert size_of(both, "head") == 2 * 16 * 49152 * 1024
+    assert not any(row.what.startswith("reference") for row in make_plan(quickstart(tmp_path)).rows)
+
+
 @pytest.mark.parametrize("name", ["nebius_stage1", "nebius_stage2"])
 def test_a_72b_run_on_16_nodes_is_planned_without_the_model(name: str) -> None:
     plan = make_plan(load_config(CONFIGS / f"{name}.yaml", [], Config))

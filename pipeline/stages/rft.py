@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from ..batch import merge_turns
-from ..config import Config, OptimConfig, RftConfig
+from ..config import Config, LossConfig, OptimConfig, RftConfig
 from ..journal import Journal
 from ..learner import DeepSpeedLearner
 from ..progress import progress
@@ -58,7 +58,8 @@ def tune_on(config: Config, rft: RftConfig, demonstrations: Path, run: Path) -> 
         samples = rft_samples(journal.episodes())
     if not samples:
         raise ValueError(f"{demonstrations}: holds no resolved episode to learn from")
-    tuned = config.model_copy(update={"optim": rft_optim(config.optim, rft)})
+    # Cross-entropy reads no key of the objective; a reference model would be loaded for nothing.
+    tuned = config.model_copy(update={"optim": rft_optim(config.optim, rft), "loss": LossConfig()})
     # The next stage takes much smaller steps: from weights on bfloat16's grid they would be rounded away at every publish.
     setup = replace(setup_learner(tuned, run, count_steps(len(samples), rft)), export_dtype="float32")
     with Journal(run) as journal:

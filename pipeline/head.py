@@ -1,0 +1,127 @@
+"""Hidden states -> log-probs and entropies of chosen tokens, without the logits in memory; plain torch, knows no objective.
+
+Shapes: B rows, T positions, D hidden size, V vocabulary, M scored tokens (those with mask = 1; the others never meet the head).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How tokens are scored."""
+
+    chunk: int
+    """Tokens whose logits exist at one time."""
+    temperature: float = 1.0
+    entropy_grad: bool = False
+    """The entropy passes a gradient on; it costs one more array of logits in the backward pass."""
+
+
+def score_tokens(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
+    """log p of each target under softmax(hidden @ weight.T / temperature), and the entropy; both float32, shape (M,).
+
+    Logits exist for `chunk` tokens at a time and are computed again in the backward pass. One autograd node for all chunks gives
+    the weight its gradient once: a tied or accumulated weight stays exact, and DeepSpeed's hooks fire once.
+    """
+    scores: tuple[Tensor, Tensor] = _ScoreTokens.apply(hidden_MD, weight_VD, targets_M, how)  # type: ignore[no-untyped-call]
+    return scores
+
+
+class _ScoreTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
+        norm_M, logprobs_M, entropy_M = (torch.empty_like(targets_M, dtype=torch.float32) for _ in range(3))
+        for part in _chunks(len(targets_M), how.chunk):
+            logits_CV = _logits(hidden_MD[part], weight_VD, how.temperature)
+            norm_M[part] = torch.logsumexp(logits_CV, dim=-1)
+            logprobs_M[part] = logits_CV.gather(-1, targets_M[part, None]).squeeze(-1) - norm_M[part]
+            probs_CV = torch.exp(logits_CV - norm_M[part, None])
+            entropy_M[part] = norm_M[part] - torch.linalg.vecdot(probs_CV, logits_CV)
+        ctx.save_for_backward(hidden_MD, weight_VD, targets_M, norm_M, entropy_M)
+        ctx.how = how
+        ctx.set_materialize_grads(False)
+        if not how.entropy_grad:
+            ctx.mark_non_differentiable(entropy_M)
+        return logprobs_M, entropy_M
+
+    @staticmethod
+    def backward(ctx: Any, grad_M: Tensor | None, grad_entropy_M: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Chunk by chunk; the weight's gradient is summed in float32."""
+        hidden_MD, weight_VD, targets_M, norm_M, entropy_M = ctx.saved_tensors
+        how: Scoring = ctx.how
+        grad_M = torch.zeros_like(norm_M) if grad_M is None else grad_M
+        grad_hidden_MD = torch.empty_like(hidden_MD)
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        for part in _chunks(len(targets_M), how.chunk):
+            logp_CV = _logits(hidden_MD[part], weight_VD, how.temperature).sub_(norm_M[part, None])
+            entropy = None if grad_entropy_M is None else (entropy_M[part, None], grad_entropy_M[part, None] / how.temperature)
+            grad_CV = _logits_grad(logp_CV, targets_M[part, None], grad_M[part, None] / how.temperature, entropy).to(weight_VD.dtype)
+            grad_hidden_MD[part] = grad_CV @ weight_VD
+            grad_weight_VD += grad_CV.t() @ hidden_MD[part]
+        return grad_hidden_MD, grad_weight_VD.to(weight_VD.dtype), None, None
+
+
+def _logits_grad(logp_CV: Tensor, targets_C1: Tensor, scale_C1: Tensor, entropy: tuple[Tensor, Tensor] | None) -> Tensor:
+    """scale (one-hot - p), and for the entropy H with its own scale -p (log p + H); takes logp_CV's memory."""
+    if entropy is None:
+        grad_CV = logp_CV.exp_().mul_(-scale_C1)
+    else:
+        entropy_C1, entropy_scale_C1 = entropy
+        probs_CV = logp_CV.exp()
+        grad_CV = logp_CV.add_(entropy_C1).mul_(-entropy_scale_C1).sub_(scale_C1).mul_(probs_CV)
+    return grad_CV.scatter_add_(-1, targets_C1, scale_C1)
+
+
+def _chunks(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _logits(hidden_CD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
+    """float32, in memory of its own."""
+    logits_CV = F.linear(hidden_CD, weight_VD).float()
+    return logits_CV if temperature == 1.0 else logits_CV.div_(temperature)
+
+
+class ScoringHead(nn.Module):
+    """The vocabulary head, as one module that scores tokens in chunks.
+
+    All chunks run inside one forward call: under ZeRO-3 the weight is gathered once, and ranks with different numbers of
+    chunks stay in step (a gather per chunk would hang them).
+    """
+
+    def __init__(self, weight_VD: nn.Parameter, how: Scoring) -> None:
+        super().__init__()
+        self.weight = weight_VD
+        self.how = how
+
+    def forward(self, hidden_MD: Tensor, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """See score_tokens."""
+        return score_tokens(hidden_MD, self.weight, targets_M, replace(self.how, temperature=temperature))
+
+
+class Scorer(nn.Module):
+    """A causal language model whose output is the log-probs of chosen tokens instead of logits.
+
+    Rows are padded on the right: causal attention keeps padding out of sight of real tokens, so no mask is passed.
+    """
+
+    def __init__(self, model: Any, how: Scoring) -> None:
+        """`model` is a transformers causal language model (untyped), whose parameters are shared, not copied."""
+        super().__init__()
+        head = model.get_output_embeddings()
+        if head.bias is not None:
+            raise ValueError("a vocabulary head with a bias is not covered")
+        self.body: nn.Module = model.base_model
+        self.head = ScoringHead(head.weight, how)
+
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """(log-probs, entropy), shape (M,), of the tokens where mask_BT is True, in row-major order; column 0 must be False."""
+        positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT)
+        hidden_BTD = self.body(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).last_hidden_state
+        scores: tuple[Tensor, Tensor] = self.head(hidden_BTD[:, :-1][mask_BT[:, 1:]], ids_BT[mask_BT], temperature)
+        return scores
