@@ -129,6 +129,9 @@ def _tasks_mutate(commands: "Commands[Parser]") -> None:
     mutate.add_argument("--out", type=Path, required=True, metavar="SUITE", help="folder of the suite; the same command resumes")
     mutate.add_argument("-n", "--number", type=_positive, default=20, metavar="N", help="tasks wanted (default 20)")
     mutate.add_argument("--seed", type=int, default=0, help="of the order in which bugs are tried (default 0)")
+    help_text = "an OpenAI-compatible server that rewrites the statements; those that would tell the fix keep ours"
+    mutate.add_argument("--statement-url", metavar="URL", help=help_text)
+    mutate.add_argument("--statement-model", metavar="NAME", help="its model (default: the first that it names)")
     mutate.add_argument("--split", choices=("train", "test"), default="train", help="of all its tasks (default train)")
     _sandbox(mutate)
 

@@ -235,6 +235,14 @@ def tasks_mutate(arguments: argparse.Namespace) -> int:
     backend = open_backend(arguments.sandbox or "auto")
     with growing_progress(f"mutate {arguments.package or arguments.repo}") as tell:
         suite = asyncio.run(mutate_suite(request, arguments.out, backend, tell))
+    if arguments.statement_url:
+        from .rewrite import rewrite_statements
+
+        words = [*override("policy.url", arguments.statement_url), *override("policy.api", "chat")]
+        words += override("policy.model", arguments.statement_model) if arguments.statement_model else []
+        counts = asyncio.run(rewrite_statements(arguments.out, load_config(None, words, Config)))
+        kept = "".join(f"; {count} kept ours: {why}" for why, count in sorted(counts.items()) if why)
+        print(f"{arguments.out}: {counts['']} statements rewritten{kept}")
     print(f"{arguments.out}: {len(suite.tasks)} tasks; recipe.json makes them again, lineage.jsonl says what became of every bug")
     return 0 if suite.tasks else 1
 

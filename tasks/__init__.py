@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .mine_work import Claim, mine_suite
     from .mutate_work import mutate_suite
     from .prospect import Request
+    from .statements import objection, restate, restated
 
 __all__ = [
     "Auditor",
@@ -51,11 +52,14 @@ __all__ = [
     "mine_suite",
     "mutate_suite",
     "new_folder",
+    "objection",
     "patch_lines",
     "prepare_suite",
     "read_verdicts",
     "regrade",
     "repository",
+    "restate",
+    "restated",
     "seal_tasks",
     "toy_suite",
     "validate_suite",
@@ -75,6 +79,9 @@ _LATE = {
     "load_issues": "mine_statement",
     "mutate_suite": "mutate_work",
     "Request": "prospect",
+    "objection": "statements",
+    "restate": "statements",
+    "restated": "statements",
 }
 """Name -> its module, imported on first use: they need pydantic, GitPython or packaging, which `greengrad --help` does not wait for."""
 

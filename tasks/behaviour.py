@@ -4,6 +4,7 @@ No file is named, and no function but those that the test itself calls; a line o
 """
 
 import ast
+import keyword
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def describe(package: str, mutation: Mutation, failures: Iterable[Failure], read
     found = [told for failure in failures for told in _ways(failure, mutation, read)]
     for told in sorted(found, key=lambda one: (one.rank, len(one.text), one.test)):
         text = f"{package} {told.text}\n"
-        if not _tells(text, secrets):
+        if not tells(text, secrets):
             return text
     return ""
 
@@ -130,9 +131,15 @@ def _mentions(text: str, mutation: Mutation) -> bool:
     return re.search(rf"\b{re.escape(mutation.function.rpartition('.')[2])}\b", text) is not None
 
 
-def _tells(text: str, secrets: Sequence[str]) -> bool:
+def fix_lines(gold_patch: str) -> tuple[str, ...]:
+    """The lines that a patch brings, without their indentation."""
+    return tuple(line[1:].strip() for line in gold_patch.splitlines() if line.startswith("+") and not line.startswith("+++ "))
+
+
+def tells(text: str, secrets: Sequence[str]) -> bool:
     """Whether a line of the fix stands in the statement; a short one only as a whole line or a whole value."""
-    long = [secret for secret in secrets if len(secret.strip()) >= TELLING]
-    short = {secret.strip() for secret in secrets} - {secret.strip() for secret in long}
+    told = {secret.strip() for secret in secrets if any(not keyword.iskeyword(word) for word in re.findall(r"\w+", secret))}
+    long = [secret for secret in sorted(told) if len(secret) >= TELLING]
+    short = told.difference(long)
     lines = {line.strip() for line in text.splitlines()} | set(re.findall(r"`(.+?)`", text))
     return reveals(text, long) or bool(short & lines)

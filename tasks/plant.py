@@ -8,7 +8,7 @@ from pathlib import Path
 from sandbox import Image, Limits, Pool, apply_patch, make_tree
 
 from .base import Outcome, Task
-from .behaviour import describe
+from .behaviour import describe, fix_lines
 from .evaluation import LOG_BYTES, Evaluation, run_tests
 from .failures import read_failures
 from .grade import judge
@@ -54,10 +54,9 @@ async def make_task(workshop: Workshop, subject: Subject, mutation: Mutation, sc
 def _statement(subject: Subject, mutation: Mutation, task: Task, screening: Screening, log: str) -> str:
     """What the agent is told, as the recipe wants it; "" where that cannot be without telling the fix."""
     if subject.recipe.statement == "behaviour":
-        secrets = [line[1:] for line in task.gold_patch.splitlines() if line.startswith("+") and not line.startswith("+++ ")]
         failures = read_failures(log, task.fail_to_pass)
         name = f"{subject.package.name} {subject.package.version}"
-        return describe(name, mutation, failures, lambda path: (subject.folder / path).read_bytes().decode(), secrets)
+        return describe(name, mutation, failures, lambda path: (subject.folder / path).read_bytes().decode(), fix_lines(task.gold_patch))
     messages = {test: screening.messages[test] for test in task.fail_to_pass if test in screening.messages}
     return write_statement(mutation, messages, _right_line(subject, mutation))
 
