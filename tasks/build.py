@@ -117,7 +117,7 @@ async def _try_package(kitchen: _Kitchen, package: Package) -> None:
     await asyncio.to_thread(make_tree, folder, tree)
     async with machine(kitchen.workshop.machines, Image(kitchen.workshop.environment, tree), LIMITS) as sandbox:
         subject = Subject(kitchen.recipe, package, folder, await run_baseline(sandbox, package))
-        for mutation in _candidates(subject):
+        for mutation in await asyncio.to_thread(_candidates, subject):
             if mutation.id not in tried and kept < package.tasks:
                 kept += await _try_mutation(kitchen, subject, sandbox, mutation)
     if kept < package.tasks:
@@ -151,8 +151,9 @@ def _candidates(subject: Subject) -> list[Mutation]:
             source = (subject.folder / path).read_bytes().decode()
         except UnicodeDecodeError:
             continue
-        found += find_mutations(source, path, min_lines=recipe.min_lines, max_lines=recipe.max_lines)
-    likely = [mutation for mutation in found if is_candidate(mutation, subject)]
+        lines = {line for at, line in called if at == path}
+        found += find_mutations(source, path, min_lines=recipe.min_lines, max_lines=recipe.max_lines, called=lines)
+    likely = [mutation for mutation in found if mutation.kind not in recipe.without and is_candidate(mutation, subject)]
     return choose_mutations(likely, recipe.seed, recipe.per_function)
 
 

@@ -14,7 +14,7 @@ from .failures import read_failures
 from .grade import judge
 from .lease import machine
 from .mutate import Mutation, mutate
-from .patches import diff_text, split_lines
+from .patches import diff_text
 from .screen import Run, Screening, Subject
 from .script import eval_script, pytest_command
 from .statement import write_statement
@@ -57,8 +57,10 @@ def _statement(subject: Subject, mutation: Mutation, task: Task, screening: Scre
         failures = read_failures(log, task.fail_to_pass)
         name = f"{subject.package.name} {subject.package.version}"
         return describe(name, mutation, failures, lambda path: (subject.folder / path).read_bytes().decode(), fix_lines(task.gold_patch))
-    messages = {test: screening.messages[test] for test in task.fail_to_pass if test in screening.messages}
-    return write_statement(mutation, messages, _right_line(subject, mutation))
+    restored = restored_lines(task.gold_patch)
+    told = {test: screening.messages.get(test, "") for test in task.fail_to_pass}
+    messages = {test: message for test, message in told.items() if not tells(message, restored)}
+    return write_statement(mutation, messages, restored[0])
 
 
 async def _evaluate(machines: Pool, task: Task, patch: str) -> Evaluation:
@@ -116,6 +118,13 @@ def _lay_out(workshop: Workshop, subject: Subject, mutation: Mutation, screening
     )
 
 
-def _right_line(subject: Subject, mutation: Mutation) -> str:
-    """The line that the fix restores."""
-    return split_lines((subject.folder / mutation.path).read_bytes().decode())[mutation.line - 1]
+def restored_lines(gold_patch: str) -> tuple[str, ...]:
+    """The lines that the fix brings back, brackets alone left out unless there is nothing else: what no statement may say."""
+    lines = [line[1:].strip() for line in gold_patch.splitlines() if line.startswith("+") and not line.startswith("+++ ")]
+    return tuple(line for line in lines if len(line) > 3) or tuple(lines)
+
+
+def tells(message: str, restored: tuple[str, ...]) -> bool:
+    """Whether a failure's message quotes a line of the fix."""
+    said = " ".join(message.split())
+    return any(" ".join(line.split()) in said for line in restored)

@@ -60,6 +60,8 @@ class Recipe(_Section):
     """A bug that more tests notice is no puzzle."""
     statement: Literal["located", "behaviour"] = _added("located")
     """What a problem statement says: the function and its file, or only how it behaves, as a user would."""
+    without: tuple[str, ...] = _added(())
+    """Kinds of bug that are not planted."""
     packages: tuple[Package, ...] = Field(min_length=1)
 
 

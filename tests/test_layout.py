@@ -26,11 +26,26 @@ ROOMS = {
     "deepspeed": {"pipeline/learner.py"},
     "docker": {"sandbox/docker.py", "sandbox/docker_images.py"},
     "git": {"sandbox/repo.py", "tasks/mine.py"},
+    "libcst": {"tasks/spans.py", "tasks/operators.py", "tasks/operators_flow.py"},
     "datasets": {"tasks/sources.py", "tasks/export.py"},
     "ray": {"pipeline/cluster.py"},
 }
 """Package -> the only files that may import it."""
-LIGHT_PACKAGES = ("torch", "vllm", "deepspeed", "docker", "swebench", "datasets", "transformers", "ray", "git", "numpy", "pydantic", "rich")
+LIGHT_PACKAGES = (
+    "torch",
+    "vllm",
+    "deepspeed",
+    "docker",
+    "swebench",
+    "datasets",
+    "transformers",
+    "ray",
+    "git",
+    "numpy",
+    "pydantic",
+    "rich",
+    "libcst",
+)
 SOURCES = sorted(path for top in RANK for path in (REPOSITORY / top).rglob("*.py"))
 
 
