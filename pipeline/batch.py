@@ -24,20 +24,40 @@ class CreditedGroup:
 
     graded: tuple[Episode, ...]
     infra: int
-    fate: Literal["kept", "constant", "too_few"]
+    fate: Literal["kept", "constant", "too_few", "surplus"]
     mixed: bool
     """The graded outcomes differ."""
     shaped_G: np.ndarray
     samples: tuple[Sample, ...]
 
 
-def build_batch(groups: Sequence[Group], config: CreditConfig, max_turns: int) -> Batch:
-    """The samples of all groups that carry a signal; `samples == ()` means "skipped: no signal", never an error."""
+def build_batch(groups: Sequence[Group], config: CreditConfig, max_turns: int, fill: int | None = None) -> Batch:
+    """The samples of all groups that carry a signal; `samples == ()` means "skipped: no signal", never an error.
+
+    `fill`: of the first so many of them, in the order given; the others are counted as surplus, and what is missing as well.
+    """
     credited = [credit_group(group, config, max_turns) for group in groups]
+    if fill is not None:
+        credited = drop_surplus(credited, fill)
     samples = tuple(sample for group in credited for sample in group.samples)
     if config.draws and samples:
         samples = draw_samples(samples, config, groups[0].step)
-    return Batch(samples, measure_groups(credited) | measure_samples(samples))
+    metrics = measure_groups(credited) | measure_samples(samples)
+    if fill is not None:
+        metrics["batch/missing_groups"] = fill - metrics["batch/kept_groups"]
+    return Batch(samples, metrics)
+
+
+def is_filled(groups: Sequence[Group], config: CreditConfig, max_turns: int, fill: int) -> bool:
+    """Whether so many groups carry a signal."""
+    return sum(credit_group(group, config, max_turns).fate == "kept" for group in groups) >= fill
+
+
+def drop_surplus(credited: Sequence[CreditedGroup], fill: int) -> list[CreditedGroup]:
+    """The same groups; those after the first `fill` kept ones give no samples."""
+    kept = [index for index, group in enumerate(credited) if group.fate == "kept"]
+    late = set(kept[fill:])
+    return [replace(group, fate="surplus", samples=()) if index in late else group for index, group in enumerate(credited)]
 
 
 def credit_group(group: Group, config: CreditConfig, max_turns: int) -> CreditedGroup:
@@ -125,6 +145,8 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
         "batch/mixed_groups": float(sum(group.mixed for group in credited)),
         "batch/dropped_constant": float(sum(group.fate == "constant" for group in credited)),
         "batch/too_few_graded": float(sum(group.fate == "too_few" for group in credited)),
+        "batch/surplus_groups": float(sum(group.fate == "surplus" for group in credited)),
+        "batch/thrown_episodes": float(sum(len(group.graded) for group in credited if group.fate != "kept")),
         "batch/infra_episodes": float(sum(group.infra for group in credited)),
         "batch/graded_episodes": float(len(graded)),
     }

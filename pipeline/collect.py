@@ -2,6 +2,9 @@
 
 Synchronous (max_lag 0): a step's groups are complete before the caller sees them, and the next step begins when the caller
 comes back, so every token is sampled by the weights of its step. Machines are limited by the pool, requests by the policy.
+
+A step may take several rounds of tasks until its groups are enough (dynamic sampling). Only whole rounds are asked about, so that
+what is kept does not depend on which episodes end first.
 """
 
 import asyncio
@@ -24,6 +27,11 @@ def ignore(episode: Episode) -> None:
     """The callback of those who want none."""
 
 
+def satisfied(groups: Sequence[Group]) -> bool:
+    """One round is enough, whatever came of it."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Which steps are collected, and what is already there."""
@@ -36,6 +44,10 @@ class Schedule:
     """Finished episodes of an interrupted step by id; they are not repeated."""
     on_episode: Callable[[Episode], None] = ignore
     """Called as each new episode finishes: the journal, the progress bar."""
+    earlier_rounds: int | None = None
+    """Rounds of tasks that the steps before first_step took; None: one each."""
+    enough: Callable[[Sequence[Group]], bool] = satisfied
+    """Whether the groups of a step's rounds so far make its batch; asked after each round, until rollout.rounds."""
 
 
 Actor = Policy | Callable[[Task], Policy]
@@ -51,16 +63,24 @@ async def collect(actor: Actor, tasks: Sequence[Task], rig: Rig, schedule: Sched
         breaker.note(episode)
 
     watched = replace(schedule, on_episode=record)
+    done = schedule.first_step if schedule.earlier_rounds is None else schedule.earlier_rounds
+    count = rig.rollout.tasks_per_step
     for step in range(schedule.first_step, schedule.steps):
-        chosen = choose_tasks(tasks, step, rig.rollout.tasks_per_step, schedule.seed)
-        yield await gather([run_group(actor, task, rig, watched, (step, place)) for place, task in enumerate(chosen)])
+        groups: list[Group] = []
+        for _ in range(rig.rollout.rounds):
+            places = enumerate(choose_tasks(tasks, done, count, schedule.seed), len(groups))
+            groups += await gather([run_group(actor, task, rig, watched, (step, place)) for place, task in places])
+            done += 1
+            if schedule.enough(groups):
+                break
+        yield groups
 
 
 async def run_group(actor: Actor, task: Task, rig: Rig, schedule: Schedule, where: tuple[int, int]) -> Group:
     """The episodes of one task at (step, place in the step); those that are done already are taken as they are."""
     step, place = where
     policy = actor(task) if callable(actor) else actor
-    group_id = f"{step:05d}.{place:03d}.{task.instance_id}"
+    group_id = f"{step:05d}.{place:05d}.{task.instance_id}"
 
     async def run(slot: Slot) -> Episode:
         if slot.episode_id in schedule.done:
@@ -73,12 +93,12 @@ async def run_group(actor: Actor, task: Task, rig: Rig, schedule: Schedule, wher
     return Group(group_id, task.instance_id, step, tuple(await gather([run(slot) for slot in slots])))
 
 
-def choose_tasks(tasks: Sequence[Task], step: int, count: int, seed: int) -> list[Task]:
-    """The tasks of a step: consecutive slices of an endless sequence of shuffles, so that each comes once per round."""
+def choose_tasks(tasks: Sequence[Task], done: int, count: int, seed: int) -> list[Task]:
+    """The tasks of a round, after `done` others: consecutive slices of an endless sequence of shuffles; each comes once per shuffle."""
     if not tasks:
         raise ValueError("no tasks to choose from: check tasks.suite, tasks.split and tasks.limit")
     chosen = []
-    for position in range(step * count, (step + 1) * count):
+    for position in range(done * count, (done + 1) * count):
         turn, place = divmod(position, len(tasks))
         chosen.append(tasks[int(np.random.default_rng([seed, turn]).permutation(len(tasks))[place])])
     return chosen

@@ -88,6 +88,11 @@ class RolloutConfig(Section):
     policy: str = "model"
     """"model" (the served model), "gold" (the scripted expert), "noop", or "script:FILE"."""
     tasks_per_step: int = Field(8, ge=1)
+    fill_groups: int | None = Field(None, ge=1)
+    """Dynamic sampling (DAPO): rounds of tasks_per_step tasks until so many groups carry a signal; those beyond are thrown away, in the
+    order of their tasks and not of their end. None: one round, whatever comes of it."""
+    fill_rounds: int = Field(4, ge=1)
+    """Rounds after which a step goes on with what it has; read with fill_groups."""
     group_size: int = Field(8, ge=1)
     max_turns: int = Field(8, ge=1)
     max_new_tokens: int = Field(256, ge=1)
@@ -106,6 +111,20 @@ class RolloutConfig(Section):
     infra_retries: int = Field(2, ge=0)
     infra_stop: int = Field(8, ge=1)
     """Episodes in a row without a verdict (INFRA, after all retries) that stop the run."""
+
+    @property
+    def rounds(self) -> int:
+        """The most rounds of a step."""
+        return 1 if self.fill_groups is None else self.fill_rounds
+
+    @model_validator(mode="after")
+    def _refuse_what_cannot_fill(self) -> Self:
+        if self.fill_groups is None and self.fill_rounds != type(self).model_fields["fill_rounds"].default:
+            raise ValueError("rollout.fill_rounds is read only with rollout.fill_groups")
+        if self.fill_groups is not None and self.fill_groups > self.fill_rounds * self.tasks_per_step:
+            most = f"{self.fill_rounds} rounds of {self.tasks_per_step} tasks"
+            raise ValueError(f"rollout.fill_groups = {self.fill_groups} is more than rollout.fill_rounds can bring: {most}")
+        return self
 
 
 class OptimConfig(Section):

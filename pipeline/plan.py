@@ -205,7 +205,12 @@ def _placement(config: Config) -> str:
 def _work(config: Config) -> dict[str, str]:
     episodes = config.rollout.tasks_per_step * config.rollout.group_size
     minibatches = math.ceil(episodes / config.optim.batch_episodes)
+    rollout = config.rollout
+    fill = (
+        {} if rollout.fill_groups is None else {"fill": f"until {rollout.fill_groups} groups carry a signal, <= {rollout.rounds} x a step"}
+    )
     return {
+        **fill,
         "a step": f"{config.rollout.tasks_per_step} tasks x {config.rollout.group_size} episodes = {episodes:,} episodes of <= "
         f"{config.rollout.max_turns} turns, {2 * episodes:,} sandboxes (one to act in, one to grade in)",
         "an update": f"<= {minibatches} optimiser steps of {config.optim.batch_episodes} samples",

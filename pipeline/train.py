@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tasks import Task
 
-from .batch import build_batch
+from .batch import build_batch, is_filled
 from .collect import Schedule, collect
 from .config import Config
 from .journal import Journal
@@ -46,7 +46,7 @@ async def train(config: Config, journal: Journal, world: World) -> None:
     await resume(config, journal, world)
     async for groups in collect(world.policy, world.tasks, world.rig, plan_steps(config, journal)):
         step = check_on_policy(groups, world.policy.version)
-        batch = build_batch(groups, config.credit, config.rollout.max_turns)
+        batch = build_batch(groups, config.credit, config.rollout.max_turns, config.rollout.fill_groups)
         metrics = dict(batch.metrics)
         if batch.samples:
             metrics |= await asyncio.to_thread(world.learner.step, batch)
@@ -63,9 +63,25 @@ def plan_steps(config: Config, journal: Journal) -> Schedule:
     step = journal.next_step
     journal.forget_infra(step)
     done = {episode.episode_id: episode for episode in journal.episodes(step)}
+
+    def enough(groups: Sequence[Group]) -> bool:
+        fill = config.rollout.fill_groups
+        return fill is None or is_filled(groups, config.credit, config.rollout.max_turns, fill)
+
     return Schedule(
-        config.train.steps, step, config.train.seed, done, lambda episode: journal.record_episode(episode, _step_of(episode.group_id))
+        steps=config.train.steps,
+        first_step=step,
+        seed=config.train.seed,
+        done=done,
+        on_episode=lambda episode: journal.record_episode(episode, _step_of(episode.group_id)),
+        earlier_rounds=count_rounds(journal, config.rollout.tasks_per_step),
+        enough=enough,
     )
+
+
+def count_rounds(journal: Journal, tasks_per_step: int) -> int:
+    """Rounds of tasks that the committed steps took, from their metrics: an open step may hold groups that it did not need."""
+    return sum(int(metrics["batch/groups"]) // tasks_per_step for metrics in journal.steps().values())
 
 
 def check_on_policy(groups: Sequence[Group], version: int) -> int:
@@ -104,7 +120,7 @@ async def resume(config: Config, journal: Journal, world: World) -> None:
     for step in steps:
         if saved is not None and step <= _number(saved):
             continue
-        batch = build_batch(journal.groups(step), config.credit, config.rollout.max_turns)
+        batch = build_batch(journal.groups(step), config.credit, config.rollout.max_turns, config.rollout.fill_groups)
         if batch.samples:
             await asyncio.to_thread(world.learner.step, batch)
     folder = journal.run / "weights"
@@ -151,5 +167,7 @@ def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     """One line for a person."""
     resolved = f"{metrics['reward/resolved']:.0%} resolved" if "reward/resolved" in metrics else "nothing graded"
     counts = f"{metrics['batch/mixed_groups']:.0f} of {metrics['batch/groups']:.0f} groups mixed"
+    if metrics.get("batch/missing_groups"):
+        counts += f" ({metrics['batch/missing_groups']:.0f} fewer than rollout.fill_groups)"
     did = f"published version {metrics['publish/version']:.0f}" if "publish/version" in metrics else "skipped: no signal"
     return f"step {step + 1}/{steps}: {resolved}, {counts}, {did}"

@@ -9,68 +9,15 @@ import numpy as np
 import pytest
 
 from pipeline.breaker import InfraStopped
-from pipeline.config import Config, CreditConfig, OptimConfig, PolicyConfig, RolloutConfig, TasksConfig, TrainConfig
+from pipeline.config import Config, CreditConfig, PolicyConfig, TrainConfig
 from pipeline.config_io import load_config
-from pipeline.fake import MemoryMachines, SoftmaxLearner, SoftmaxPolicy
+from pipeline.fake import MemoryMachines, SoftmaxPolicy
 from pipeline.journal import Journal
-from pipeline.prompt import ByteTemplate, Chat
 from pipeline.publish import PublishError
-from pipeline.rollout import Rig
 from pipeline.train import World, train
-from pipeline.types import Batch
-from sandbox import FakeSandbox, Image, Sandbox
+from sandbox import FakeSandbox
 from tasks import Outcome, Task, Verdict
-
-RIGHT = "```edit\ncalc.py\n<<<<<<<\na - b\n=======\na + b\n>>>>>>>\n```"
-WRONG = "```edit\ncalc.py\n<<<<<<<\na - b\n=======\na * b\n>>>>>>>\n```"
-SUBMIT = "```submit\n```"
-CHAT = Chat(ByteTemplate())
-TEXTS = (RIGHT, WRONG, SUBMIT)
-
-
-def make_task(number: int) -> Task:
-    return Task(
-        instance_id=f"toy-{number}",
-        repo="toy/toy",
-        version="1",
-        base_commit="0" * 40,
-        problem_statement="add is wrong",
-        image=Image("toy"),
-        gold_patch="",
-        test_patch="",
-        eval_script="",
-        log_parser="parse_log_pytest",
-        fail_to_pass=("t",),
-        pass_to_pass=(),
-    )
-
-
-async def read_patch(sandbox: Sandbox, image: Image) -> str:
-    text = (await sandbox.read("/testbed/calc.py")).decode()
-    return "" if "a - b" in text else text
-
-
-async def grade_text(task: Task, patch: str) -> Verdict:
-    if not patch:
-        return Verdict(task.instance_id, Outcome.NO_PATCH)
-    return Verdict(task.instance_id, Outcome.RESOLVED if "a + b" in patch else Outcome.UNRESOLVED)
-
-
-def make_world(texts: tuple[str, ...] = TEXTS, learner: SoftmaxLearner | None = None) -> World:
-    rollout = RolloutConfig(tasks_per_step=2, group_size=8, max_turns=4)
-    machines = MemoryMachines(lambda: FakeSandbox(files={"/testbed/calc.py": b"def add(a, b):\n    return a - b\n"}))
-    rig = Rig(CHAT, machines, read_patch, grade_text, rollout, context=10_000, command_seconds=5, episode_seconds=60)
-    return World(SoftmaxPolicy(CHAT, texts), learner or SoftmaxLearner(CHAT, texts), rig, [make_task(0), make_task(1)])
-
-
-def make_config(steps: int, seed: int = 0, **train_keys: int) -> Config:
-    return Config(
-        tasks=TasksConfig(suite=Path("none")),
-        rollout=RolloutConfig(tasks_per_step=2, group_size=8, max_turns=4),
-        credit=CreditConfig(length_threshold=10),
-        optim=OptimConfig(lr=1.0),
-        train=TrainConfig(steps=steps, seed=seed, **train_keys),
-    )
+from tests.toy_loop import CHAT, RIGHT, SUBMIT, TEXTS, DyingLearner, make_config, make_world
 
 
 def count_resolved(journal: Journal, step: int) -> int:
@@ -92,18 +39,6 @@ async def test_the_loop_learns_to_resolve_the_toy_task(tmp_path: Path) -> None:
             before += count_resolved(journal, 0)
             after += count_resolved(journal, 11)
     assert fisher(before, after, 4 * 16) < 0.01, (before, after)
-
-
-class DyingLearner(SoftmaxLearner):
-    """Dies in its n-th step, as a killed process would: nothing after it is done."""
-
-    left = 3
-
-    def step(self, batch: Batch) -> dict[str, float]:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return super().step(batch)
 
 
 @pytest.mark.parametrize("save_every", [1, 2, 5])
