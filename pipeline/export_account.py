@@ -1,6 +1,7 @@
 """An episode told in words: messages, tool calls, metadata; what every export format is made of. Knows no format and no file."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from .action import OPTIONAL, REQUIRED, ActionFormat, prose
 from .prompt import Chat
 from .types import Episode, Turn
 
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _TOOLS = {
     "view": "Show a file, one function of it, or lines such as 10-40.",
     "edit": "Replace text that occurs exactly once in a file; an empty old text makes a new file.",
@@ -90,8 +92,9 @@ def tokens_out(turn: Turn) -> int:
 
 
 def dump(value: Any) -> str:
-    """JSON in ASCII: half a surrogate pair, a line separator or a NUL of somebody's output harms no reader."""
-    return json.dumps(value)
+    """JSON in ASCII: a line separator of somebody's output ends no line. Half a surrogate pair, which Arrow refuses, becomes U+FFFD."""
+    whole = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], whole)
 
 
 def _parameters(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pipeline.action import prose, render
 from pipeline.config import Config
 from pipeline.config_io import dump_config, load_config, override
 from pipeline.export import export_run
-from pipeline.export_account import metadata, tell, tool_definitions
+from pipeline.export_account import dump, metadata, tell, tool_definitions
 from pipeline.export_atif import atif_trajectory
 from pipeline.export_openai import openai_row
 from pipeline.export_sweagent import sweagent_traj
@@ -147,7 +147,7 @@ def test_the_lines_of_a_run_are_one_an_episode_and_plain_ascii(tmp_path: Path) -
     data = (tmp_path / "out" / "episodes.jsonl").read_bytes()
     rows = [json.loads(line) for line in data.decode("ascii").splitlines()]
     assert [(row["metadata"]["episode_id"], row["metadata"]["step"]) for row in rows] == [("e0", 0), ("e2", 2)]
-    assert rows[0]["metadata"]["model"] == "gold" and rows[0]["messages"][5]["content"] == "\u2028\x85\ud800\0"
+    assert rows[0]["metadata"]["model"] == "gold" and rows[0]["messages"][5]["content"] == "\u2028\x85\ufffd\0"
 
 
 def test_the_folder_for_swe_agent_grades_here_as_it_is(tmp_path: Path) -> None:
@@ -229,3 +229,38 @@ def test_a_mistake_is_told_in_one_line(tmp_path: Path, case: str) -> None:
     command = [sys.executable, "-m", "pipeline.cli", "export", str(run), "--format", form, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and told in done.stderr, done.stderr
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=()), max_size=30))
+def test_any_text_comes_back_from_the_lines_but_for_half_a_surrogate_pair(text: str) -> None:
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    line = dump({"a": text, "b": dump({"c": text})})
+    assert line.isascii() and "\n" not in line
+    assert json.loads(line)["a"] == json.loads(json.loads(line)["b"])["c"] == whole
+    assert text != whole or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+# --- what other packages make of it ----------------------------------------------------------------------------
+
+
+def test_the_types_of_the_openai_package_take_every_message_and_tool() -> None:
+    from openai.types.chat import ChatCompletionMessageFunctionToolCallParam, ChatCompletionMessageParam, ChatCompletionToolParam
+    from pydantic import TypeAdapter
+
+    row = json.loads(json.dumps(openai_row(account())))
+    said = TypeAdapter(ChatCompletionMessageParam)
+    called = TypeAdapter(ChatCompletionMessageFunctionToolCallParam)
+    for message in row["messages"]:
+        said.validate_python(message, strict=True)
+        assert [called.validate_python(call, strict=True) for call in message.get("tool_calls", [])] == message.get("tool_calls", [])
+    assert TypeAdapter(list[ChatCompletionToolParam]).validate_python(row["tools"])
+
+
+def test_load_dataset_reads_the_lines_with_and_without_a_reward(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    run = make_run(tmp_path / "run", replace(episode("e0"), verdict=None), episode("e1"))
+    export_run(run, "openai", tmp_path / "out")
+    found = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["reward"] for row in found["metadata"]] == [None, 1.0]
+    assert found[1]["messages"][2]["tool_calls"][0]["function"]["arguments"] == '{"command": "ls"}'
