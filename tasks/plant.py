@@ -107,7 +107,7 @@ def _lay_out(workshop: Workshop, subject: Subject, mutation: Mutation, screening
         image=Image(workshop.environment, scratch / "tree.tar"),
         gold_patch=diff_text(mutation.path, wrong, right),
         test_patch=test_patch,
-        eval_script=eval_script(commit, test_patch, pytest_command(package.sources, screening.files)),
+        eval_script=eval_script(commit, test_patch, pytest_command(package.sources, screening.files, package.plugins)),
         log_parser="parse_log_pytest",
         fail_to_pass=(),
         pass_to_pass=(),

@@ -96,6 +96,7 @@ def look(request: Request, source: Source, scratch: Path) -> Prospect:
         modules=modules,
         tests=tests,
         exclude=tuple(sorted(_BULK & {PurePosixPath(name).parts[0] for name in names})),
+        plugins=pins.plugins,
         generated=made,
         origin=source.origin,
     )
@@ -115,11 +116,14 @@ def _recipe(request: Request, package: Package, pins: Pins) -> Recipe:
 
 
 def find_modules(names: Sequence[str]) -> tuple[str, ...]:
-    """Folders and files in which bugs are planted: packages and modules below src, or at the top."""
+    """Folders and files in which bugs are planted: packages and modules below src, or at the top; other folders where there is none."""
     python = [PurePosixPath(name) for name in names if name.endswith(".py") and kind_of(name) is Kind.SOURCE]
     below = [path for path in python if path.parts[0] == "src" and len(path.parts) > 1]
-    tops = {"/".join(path.parts[:2]) for path in below} or {path.parts[0] for path in python if path.parts[0] not in ASIDE}
-    return tuple(sorted(tops))
+    depth = 2 if below else 1
+    tops = {"/".join(path.parts[:depth]) for path in below or python if path.parts[0] not in ASIDE}
+    packages = {"/".join(path.parts[:-1]) for path in python if path.name == "__init__.py"}
+    sure = {top for top in tops if top.endswith(".py") or top in packages}
+    return tuple(sorted(sure or tops))
 
 
 def find_tests(names: Sequence[str]) -> tuple[str, ...]:

@@ -39,6 +39,8 @@ class Package(_Section):
     """Test files that grade no task. Listed by a person: a measured time would make another suite on another day."""
     requirements: tuple[str, ...] = _added(())
     """What its tests need beside the recipe's, pinned."""
+    plugins: tuple[str, ...] = _added(())
+    """Modules of pytest plugins that its tests need."""
     generated: dict[str, str] = _added({})
     """Files that its build would write and the source lacks: path -> text."""
     origin: Literal["pypi", "local"] = _added("pypi")

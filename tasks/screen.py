@@ -115,7 +115,7 @@ async def _run(sandbox: Sandbox, package: Package, tests: tuple[str, ...], secon
     await sandbox.write(f"{folder}/tests", "\n".join(tests).encode())
     env = {"PYTHONPATH": folder, "PYTEST_ADDOPTS": f"-p {PLUGIN}", "GREENGRAD_RECORD": f"{folder}/record.json"}
     env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
-    command = f"{pytest_command(package.sources, ())} -q --continue-on-collection-errors {shlex.quote(f'@{folder}/tests')}"
+    command = f"{pytest_command(package.sources, (), package.plugins)} -q --continue-on-collection-errors {shlex.quote(f'@{folder}/tests')}"
     result = await sandbox.run(command, env=env | ({"GREENGRAD_CALLS": "1"} if follow else {}), seconds=seconds)
     try:
         return _parse(json.loads(await sandbox.read(f"{folder}/record.json"))), result.text

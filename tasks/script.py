@@ -15,10 +15,11 @@ _HEREDOC = "EOF_114329324912"
 PYTEST = "pytest -rA --show-capture=no --tb=short -o addopts= -p no:cacheprovider --rootdir=/testbed"
 
 
-def pytest_command(sources: Sequence[str], tests: Sequence[str]) -> str:
-    """The test command: `sources` are folders below /testbed that hold the packages ("." or "src")."""
+def pytest_command(sources: Sequence[str], tests: Sequence[str], plugins: Sequence[str] = ()) -> str:
+    """The test command: `sources` are folders below /testbed that hold the packages ("." or "src"), `plugins` modules to load."""
     roots = " ".join(f"/testbed/{source}".removesuffix("/.") for source in sources)
-    return f"{PYTEST} -o pythonpath={shlex.quote(roots)} {shlex.join(tests)}"
+    loaded = "".join(f"-p {shlex.quote(plugin)} " for plugin in plugins)
+    return f"{PYTEST} {loaded}-o pythonpath={shlex.quote(roots)} {shlex.join(tests)}"
 
 
 def eval_script(base_commit: str, test_patch: str, command: str) -> str:

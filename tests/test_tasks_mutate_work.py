@@ -64,10 +64,14 @@ def test_the_cheapest_come_first():
     assert cheapest(basket, 5) == [3, 5]
 
 
+def test_a_plugin_is_there(mocker):
+    assert mocker.Mock(return_value=3)() == 3
+
+
 def test_it_knows_its_version():
     assert VERSION == "1.5"
 """
-SETTINGS = '[project]\nname = "till"\nversion = "1.5"\ndependencies = []\n[project.optional-dependencies]\ntest = ["pytest", "ruff"]\n'
+SETTINGS = '[project]\nname = "till"\nversion = "1.5"\ndependencies = []\n[project.optional-dependencies]\ntest = ["pytest", "pytest-mock", "ruff"]\n'
 
 
 def git(folder: Path, *words: str) -> None:
@@ -128,7 +132,8 @@ def test_the_same_command_gives_the_same_bytes_also_when_interrupted_and_from_it
     assert built == wanted
     looked = next(entries(tmp_path / "a"))
     assert looked["modules"] == ["src/till"] and looked["tests"] == ["tests"] and looked["generated"] == ["src/till.egg-info/PKG-INFO"]
-    assert any("test_it_knows_its_version" in test for task in first.tasks for test in task.pass_to_pass), "its metadata is there"
+    for test in ("test_it_knows_its_version", "test_a_plugin_is_there"):
+        assert all(f"tests/test_till.py::{test}" in task.pass_to_pass for task in first.tasks), "metadata and plugins are there"
     for task in first.tasks:
         assert task.problem_statement.startswith("till ") and ".py" not in task.problem_statement, task.problem_statement
         assert "total(" in task.problem_statement or "cheapest(" in task.problem_statement
@@ -210,9 +215,10 @@ def test_of_a_plain_folder_no_caches_links_or_hidden_files_are_taken(tmp_path):
 
 
 def test_layouts_are_found():
-    names = ["setup.py", "src/pkg/a.py", "src/one.py", "tests/unit/test_a.py", "docs/conf.py"]
+    names = ["setup.py", "src/pkg/__init__.py", "src/pkg/a.py", "src/one.py", "tests/unit/test_a.py", "docs/conf.py"]
     assert find_modules(names) == ("src/one.py", "src/pkg") and find_tests(names) == ("tests",)
-    names = ["pkg/__init__.py", "pkg/tests/test_a.py", "pkg/test_b.py", "mod.py", "examples/x.py", "tests/data.py"]
+    assert find_modules(["space/deep/a.py"]) == ("space",), "a namespace package has no __init__.py"
+    names = ["pkg/__init__.py", "dev/clean.py", "pkg/tests/test_a.py", "pkg/test_b.py", "mod.py", "examples/x.py", "tests/data.py"]
     assert find_modules(names) == ("mod.py", "pkg") and find_tests(names) == ("pkg/test_b.py", "pkg/tests")
 
 
