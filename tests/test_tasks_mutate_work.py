@@ -71,7 +71,14 @@ def test_a_plugin_is_there(mocker):
 def test_it_knows_its_version():
     assert VERSION == "1.5"
 """
-SETTINGS = '[project]\nname = "till"\nversion = "1.5"\ndependencies = []\n[project.optional-dependencies]\ntest = ["pytest", "pytest-mock", "ruff"]\n'
+SETTINGS = """[project]
+name = "till"
+version = "1.5"
+dependencies = []
+
+[project.optional-dependencies]
+test = ["pytest", "pytest-mock", "ruff"]
+"""
 
 
 def git(folder: Path, *words: str) -> None:
