@@ -33,10 +33,12 @@ def find_snippet(source: str, line: int, parameters: str = "") -> Snippet | None
     failing = [node for node in path if isinstance(node, ast.stmt)][-1]
     before = [*_module(tree), *_fixture(path), *(node for node in function.body if node.lineno < whole.lineno)]
     given = _given(function, parameters, source)
-    for last, first in ((whole, before), (failing, before), (failing, [])):
-        text = _text(source, [*_needed(last, first), last], given)
-        if text.count("\n") < MAX_LINES and len(text) <= MAX_CHARS:
-            return Snippet(failing, source, text)
+    for last in (whole, failing):
+        nodes = [*_needed(last, before), last]
+        for start in range(len(nodes) if last is failing else 1):
+            text = _text(source, nodes[start:], given)
+            if text.count("\n") < MAX_LINES and len(text) <= MAX_CHARS:
+                return Snippet(failing, source, text)
     return Snippet(failing, source, "")
 
 

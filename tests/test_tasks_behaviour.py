@@ -167,3 +167,10 @@ def test_a_line_of_the_fix_is_never_told(failures):
 
 def test_a_line_outside_of_any_function_has_no_snippet():
     assert find_snippet("x = 1\n", 1) is None
+
+
+def test_of_a_long_way_to_the_failure_the_end_is_shown():
+    lines = [f"    value = value + {number}" for number in range(40)]
+    source = "\n".join(["def test_it():", "    value = 0", *lines, "    assert value == 1", ""])
+    found = find_snippet(source, 43)
+    assert found is not None and found.text.splitlines() == [line.strip() for line in [*lines[-13:], "assert value == 1"]]

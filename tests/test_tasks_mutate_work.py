@@ -144,6 +144,9 @@ def test_the_same_command_gives_the_same_bytes_also_when_interrupted_and_from_it
     for task in first.tasks:
         assert task.problem_statement.startswith("till ") and ".py" not in task.problem_statement, task.problem_statement
         assert "total(" in task.problem_statement or "cheapest(" in task.problem_statement
+    words = ["--repo", str(repository), "--out", str(tmp_path / "a"), "-n", "3", "--split", "test"]
+    done = subprocess.run([sys.executable, "-m", "pipeline.cli", "tasks", "mutate", *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "3 tasks" in done.stdout and hashes(tmp_path / "a") == hashes(tmp_path / "b"), done.stderr
     with tarfile.open(first.tasks[0].image.tree) as tar:
         assert not {"untracked.py", "docs/conf.py"} & set(tar.getnames())
 
