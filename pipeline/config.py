@@ -68,6 +68,13 @@ class SandboxConfig(Section):
     command_seconds: float = Field(60.0, gt=0)
     episode_seconds: float = Field(1800.0, gt=0)
 
+    @model_validator(mode="after")
+    def _refuse_what_bubblewrap_does_not_read(self) -> Self:
+        for key in ("hosts", "image_gb"):
+            if self.backend == "bubblewrap" and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"sandbox.{key} = {getattr(self, key)!r} is read by sandbox.backend docker, not by bubblewrap")
+        return self
+
     @property
     def limits(self) -> Limits:
         """The part that a backend needs."""
@@ -154,7 +161,20 @@ class LearnerConfig(Section):
     """Tokens whose logits exist at one time."""
     activation_checkpointing: bool = False
     offload_optimizer: Literal["none", "cpu"] = "none"
+    """The host's memory for the optimiser's state; DeepSpeed does that from zero_stage 1 on."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _refuse_what_stage_0_does_not_read(self) -> Self:
+        if self.offload_optimizer != "none" and self.zero_stage == 0:
+            raise ValueError("learner.offload_optimizer is not read at learner.zero_stage 0; use 1, 2 or 3")
+        return self
+
+
+CHAT_KEYS = ("key_env", "body", "attempts", "requests_per_minute", "request_seconds")
+"""Keys of PolicyConfig that only a chat server's client reads."""
+ENGINE_KEYS = ("dtype", "memory_gb", "gpu_fraction", "tensor_parallel", "seed")
+"""Keys of PolicyConfig that only an engine of our own reads."""
 
 
 class PolicyConfig(Section):
@@ -189,6 +209,22 @@ class PolicyConfig(Section):
     publish_tolerance: float = Field(0.08, gt=0)
     """Mean |log p(learner) - log p(engine)| over probe tokens after a publish; above it the run stops."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_read(self) -> Self:
+        """A key that the chosen server does not read would silently do nothing."""
+        chat = self.api == "chat"
+        unread = [*(() if chat else CHAT_KEYS), *(ENGINE_KEYS if chat or self.url else ()), *(("publish_tolerance",) if chat else ())]
+        for key in unread:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                where = f"policy.api {self.api}" + (" with policy.url" if self.url and not chat else "")
+                raise ValueError(f"policy.{key} = {getattr(self, key)!r} is not read by {where}")
+        return self
+
+
+def engine_defaults() -> dict[str, str | int | float]:
+    """What ENGINE_KEYS are where nobody sets them."""
+    return {key: PolicyConfig.model_fields[key].default for key in ENGINE_KEYS}
 
 
 class TrainConfig(Section):

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import Config, RftConfig, SandboxConfig
+from .config import Config, RftConfig, SandboxConfig, engine_defaults
 from .config_io import dump_config, load_config, override
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def eval_config(arguments: argparse.Namespace) -> Config:
     if kind in ("http", "https"):
         words += [*override("policy.url", arguments.policy), *override("rollout.policy", "model")]
         words += override("policy.api", "chat") if arguments.config is None else []
+        for key, value in engine_defaults().items():  # what a file says of an engine of our own is of no use here
+            words += [f"--policy.{key}", str(value)]
     elif kind == "model" and name:
         words += [*override("model.path", name), *override("rollout.policy", "model")]
     elif arguments.policy in ("gold", "noop") or (kind == "script" and name):

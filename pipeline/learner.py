@@ -100,17 +100,9 @@ class DeepSpeedLearner:
     def _train(self, samples: Sequence[Sample], objective: Objective, fixed: FixedLogprobs) -> dict[str, float]:
         if not samples:
             raise ValueError("a batch without samples carries no signal: skip the step")
-        learner, loss = self.setup.learner, self.setup.loss
-        shares: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(learner.ranks)]
-        parts = split_minibatches(len(samples), self.setup.optim.batch_episodes, (learner.seed, self.steps))
-        for part in parts:
-            chosen = [samples[index] for index in part]
-            weights_S = weigh_samples(chosen, loss.aggregation if objective == "policy" else "token", loss.constant_tokens)
-            packs = pack_micro_batches(chosen, learner.micro_tokens, learner.ranks, weights_S, fixed.of(part))
-            for share, pack in zip(shares, packs, strict=True):
-                share.append(tuple(pack))
+        shares = share_out(self.setup, samples, objective, fixed, self.steps)
         replies: list[TrainReport] = self._ranks.call([Train(tuple(share), objective) for share in shares], self.setup.command_seconds)
-        self.steps += len(parts)
+        self.steps += len(shares[0])
         return summarise_steps(replies, objective)
 
     def _score(self, samples: Sequence[Sample], *, reference: bool = False) -> list[np.ndarray]:
@@ -127,6 +119,21 @@ class DeepSpeedLearner:
 
     def _call_all(self, command: Command) -> list[Any]:
         return self._ranks.call([command] * self.setup.learner.ranks, self.setup.command_seconds)
+
+
+def share_out(
+    setup: LearnerSetup, samples: Sequence[Sample], objective: Objective, fixed: FixedLogprobs, steps: int
+) -> list[list[tuple[MicroBatch, ...]]]:
+    """Per rank and optimiser step its micro-batches; `steps`: optimiser steps done before, which decides the shuffle."""
+    learner, loss = setup.learner, setup.loss
+    shares: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(learner.ranks)]
+    for part in split_minibatches(len(samples), setup.optim.batch_episodes, (learner.seed, steps)):
+        chosen = [samples[index] for index in part]
+        weights_S = weigh_samples(chosen, loss.aggregation if objective == "policy" else "token", loss.constant_tokens)
+        packs = pack_micro_batches(chosen, learner.micro_tokens, learner.ranks, weights_S, fixed.of(part))
+        for share, pack in zip(shares, packs, strict=True):
+            share.append(tuple(pack))
+    return shares
 
 
 def check_setup(setup: LearnerSetup) -> None:

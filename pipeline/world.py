@@ -53,6 +53,8 @@ def setup_learner(config: Config, run: Path, total_steps: int = 0) -> LearnerSet
         raise ValueError("model.path is missing: training needs one")
     if config.model.rope_yarn != 1.0:
         raise ValueError("model.rope_yarn: the engine stretches the context, the learner cannot yet; training needs 1.0")
+    if config.optim.schedule == "cosine" and not total_steps:
+        raise ValueError("optim.schedule: cosine needs a known number of optimiser steps; fine-tuning sets it by itself, RL needs constant")
     temperature = config.rollout.temperature
     return LearnerSetup(config.model.path, config.learner, config.optim, config.loss, run / "logs", temperature, total_steps)
 

@@ -220,7 +220,7 @@ async def test_the_real_vllm_answers_a_chat(smollm2, tmp_path):
         {
             "tasks": {"suite": "x"},
             "model": {"path": str(smollm2), "context": 512},
-            "policy": {"api": "chat", "memory_gb": 1, "max_requests": 2},
+            "policy": {"memory_gb": 1, "max_requests": 2},
             "rollout": {"temperature": 0.1},
         }
     )
