@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,6 +49,14 @@ def actor_name(config: Config) -> str:
     return config.policy.model or (config.model.path.name if config.model else "model")
 
 
+def check_actor(config: Config) -> None:
+    """A script that cannot be read, or a model that is nowhere, is refused before a run folder is made for it."""
+    if config.rollout.policy != "model":
+        make_expert(config.rollout.policy, Chat(ByteTemplate()))
+    elif config.model is not None and not config.model.path.exists():
+        open_chat(config)
+
+
 def token_limits(config: Config) -> tuple[RolloutConfig, int]:
     """Settings of the turns, and the context; without a model there are no tokens to limit, and a chat server limits its own."""
     if config.policy.api == "chat" and config.rollout.policy == "model":
@@ -64,10 +73,15 @@ def choose_tasks(tasks: TasksConfig, split: str | None) -> list[Task]:
         name, what = next(iter(suite.broken.items()))
         count = f"{len(suite.broken)} of its tasks cannot" if len(suite.broken) > 1 else "a task cannot"
         raise ValueError(f"{tasks.suite}: {count} be read: {name}: {what}")
+    if not suite.tasks:
+        raise ValueError(f"{tasks.suite}: holds no tasks")
     of_split = [task for task in suite.tasks if split in (None, task.split)]
     if not of_split:
         splits = ", ".join(sorted({task.split for task in suite.tasks})) or "none"
         raise ValueError(f"{tasks.suite}: no tasks of split {split!r} (splits there: {splits})")
+    counts = Counter(task.instance_id for task in of_split)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(f"{tasks.suite}: {twice[0]} is in more than one split: choose one of them")
     chosen, dropped = choose(of_split, task_filter(tasks))
     if tasks.history:
         chosen, by_rate = leave_out(chosen, read_records(tasks.history))

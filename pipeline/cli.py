@@ -113,6 +113,8 @@ def _set_up_logging(verbose: bool) -> None:
 
         handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="%X", handlers=[handler])
+    if not verbose:  # it warns of every attempt to reach the hub; what came of them is one line of ours
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for name in ("pipeline", "sandbox", "tasks"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
 

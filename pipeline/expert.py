@@ -85,8 +85,8 @@ def _speak(chat: Chat, task: Task, steps: Sequence[tuple[str, ToolCall]]) -> Pol
 def read_scripts(path: Path) -> dict[str, list[ToolCall]]:
     """JSON, instance id (or "*") -> list of tool calls."""
     try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(data, dict) or not all(isinstance(calls, list) for calls in data.values()):
         raise ValueError(f'{path}: must be an object: instance id (or "*") -> list of tool calls')

@@ -15,7 +15,7 @@ from tasks import file_name, new_folder
 
 from .actor import actor_name, open_chat
 from .config import Config
-from .config_io import load_config
+from .config_io import load_config, override, read_yaml
 from .export_account import Account, dump, tell
 from .export_atif import atif_trajectory
 from .export_openai import openai_row
@@ -23,6 +23,7 @@ from .export_sweagent import sweagent_pred, sweagent_traj
 from .journal import Journal
 
 Form = Literal["sweagent", "atif", "openai"]
+_ORIGIN = ("tasks.suite", "model.path", "policy.api", "policy.model", "policy.url", "rollout.policy", "rollout.action_format")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,21 @@ def export_run(run: Path, form: Form, out: Path) -> Exported:
         filled = sum(row.turns > 0 for row in rows)
         if not filled:
             raise ValueError(f"{run}: no episode with a turn in it ({len(rows)} recorded): nothing to export")
-        config = load_config(run / "config.yaml", [], Config)
+        config = _origin(run / "config.yaml")
         with new_folder(out) as draft:
             _write(form, _accounts(journal, config), draft)
     return Exported(filled, len(rows) - filled)
+
+
+def _origin(path: Path) -> Config:
+    """What says who acted, out of a run's configuration; the rest may be of another version."""
+    tree, words = read_yaml(path), []
+    for key in _ORIGIN:
+        section, _, name = key.partition(".")
+        found = tree.get(section)
+        value = found.get(name) if isinstance(found, dict) else None
+        words += [] if value is None else override(key, str(value))
+    return load_config(None, words, Config)
 
 
 def _accounts(journal: Journal, config: Config) -> Iterator[Account]:

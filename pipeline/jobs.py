@@ -272,6 +272,8 @@ def tasks_validate(arguments: argparse.Namespace) -> int:
     from .suite import validate
     from .tables import print_validations
 
+    if arguments.keep:
+        keep_tasks(arguments.suite, arguments.keep, [])  # a folder that will not do is refused before hours of work
     sandbox = SandboxConfig(backend=arguments.sandbox or "auto")
     found = asyncio.run(validate(arguments.suite, sandbox, arguments.repeats, arguments.jobs or 2))
     print_validations(found)
@@ -356,8 +358,10 @@ def sandbox_overrides(arguments: argparse.Namespace) -> list[str]:
 
 def start_run(run: Path, config: Config) -> None:
     """config.yaml and manifest.json of a new run; for one that goes on, the same configuration is demanded."""
+    from .actor import check_actor
     from .manifest import make_manifest, write_manifest
 
+    check_actor(config)
     run.mkdir(parents=True, exist_ok=True)
     seeds = {"train": config.train.seed, "learner": config.learner.seed, "policy": config.policy.seed}
     for line in write_manifest(run, make_manifest(config, [config.tasks.suite], seeds)):

@@ -49,7 +49,9 @@ def ensure_environment(requirements: Sequence[str]) -> str:
 def host_part(name: str) -> Path:
     """The folder of an environment on this host; SandboxError where nobody has made it here."""
     folder = home() / "envs" / name.removeprefix(PREFIX)
-    if not name.startswith(PREFIX) or not folder.is_dir():
+    if not name.startswith(PREFIX):
+        raise SandboxError(f"{name} is an image of a registry, which bubblewrap cannot run: it takes a Docker daemon (--sandbox docker)")
+    if not folder.is_dir():
         raise SandboxError(f"no environment {name} on this host; ensure_environment(requirements) makes one")
     return folder
 

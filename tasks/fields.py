@@ -15,7 +15,12 @@ def text(row: dict[str, Any], key: str) -> str:
         raise Broken(f"{key}: missing")
     if not isinstance(value, str | int | float):
         raise Broken(f"{key}: text is needed, found {type(value).__name__}")
-    return str(value)
+    found = str(value)
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        raise Broken(f"{key}: holds half a surrogate pair, which no file can") from None
+    return found
 
 
 def maybe(row: dict[str, Any], key: str, default: str = "") -> str:
@@ -58,5 +63,5 @@ def as_json(value: str, key: str) -> Any:
     """Parsed JSON."""
     try:
         return json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Broken(f"{key}: malformed JSON ({error})") from None

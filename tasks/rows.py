@@ -18,7 +18,7 @@ def parse_row(line: str) -> dict[str, Any]:
     """One line of JSON as a row (Broken where it is none)."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Broken(f"malformed JSON ({error})") from None
     if not isinstance(row, dict):
         raise Broken(f"an object is needed, found {type(row).__name__}")

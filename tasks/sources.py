@@ -45,9 +45,10 @@ def _numbered(name: str, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
 
 
 def _from_json(path: Path) -> list[Row]:
+    text = _read(path)
     try:
-        found = json.loads(_read(path))
-    except ValueError as error:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: malformed JSON ({error})") from None
     if not isinstance(found, list):
         raise ValueError(f"{path}: a list of rows is needed, found {type(found).__name__}")
@@ -69,5 +70,8 @@ def _from_hub(name: str) -> Iterator[tuple[str, Row]]:
 
 
 def _read(path: Path) -> str:
-    with path.open(encoding="utf-8", newline="") as file:
-        return file.read()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None

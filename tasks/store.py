@@ -24,6 +24,8 @@ from .sources import is_hub_name, read_rows
 from .swebench import official_image
 
 TREE = "tree.tar"
+LONGEST_ID = 200
+"""Bytes; files and folders of an instance are called after it."""
 _FILES = {"gold_patch": "gold.patch", "test_patch": "test.patch", "eval_script": "eval.sh", "problem_statement": "problem_statement.md"}
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -115,14 +117,25 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _collect(path: Path, found: Iterator[tuple[str, Task | Broken]]) -> Suite:
-    tasks: list[Task] = []
+    tasks: dict[tuple[str, str], Task] = {}
     broken: dict[str, str] = {}
     for name, task in found:
+        label = name if name.isprintable() else ascii(name)
         if isinstance(task, Broken):
-            broken[name] = str(task)
+            broken[label] = str(task)
+        elif not _names_a_file(task.instance_id):
+            broken[label] = f"instance_id: {task.instance_id!r} cannot name a file (no /, nothing unprintable, at most {LONGEST_ID} bytes)"
+        elif (task.split, task.instance_id) in tasks:
+            broken[label] = f"instance_id: {task.instance_id} comes more than once in the split {task.split}"
         else:
-            tasks.append(task)
-    return Suite(path, tuple(tasks), broken)
+            tasks[task.split, task.instance_id] = task
+    return Suite(path, tuple(tasks.values()), broken)
+
+
+def _names_a_file(instance_id: str) -> bool:
+    """Logs of an instance are written below its id: it must be one name, and no way out of the folder."""
+    usual = instance_id.isprintable() and "/" not in instance_id and instance_id not in ("", ".", "..")
+    return usual and len(instance_id.encode()) <= LONGEST_ID
 
 
 def _read_folder(folder: Path) -> Task | Broken:
@@ -156,7 +169,7 @@ def _file(folder: Path, name: str) -> str:
 def _parse(folder: Path, name: str, load: Any) -> dict[str, Any]:
     try:
         value = load(_file(folder, name))
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise Broken(f"{name}: malformed ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):
         raise Broken(f"{name}: a mapping is needed, found {type(value).__name__}")

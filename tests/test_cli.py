@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.journal import Journal, JournalError
 from tasks import Prediction, load_suite, toy_suite, write_predictions
+from tasks.swebench import instance_row
 
 GREENGRAD = [sys.executable, "-m", "pipeline.cli"]
 REPOSITORY = Path(__file__).parent.parent
@@ -286,6 +287,36 @@ def test_bad_predictions_are_refused_with_their_line_and_nothing_is_written(suit
     (tmp_path / "preds.jsonl").write_text(f"{good}\n{line}\n")
     assert told in refused(greengrad("grade", suite, "--predictions", tmp_path / "preds.jsonl", "--out", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"), [("script:{}/none", "No such file"), ("script:{}/deep", "not JSON"), ("model:{}/none", "no such")]
+)
+def test_an_agent_that_is_not_there_is_refused_before_the_run_folder_is_made(suite: Path, tmp_path: Path, policy: str, told: str) -> None:
+    (tmp_path / "deep").write_text("[" * 100_000)
+    line = refused(greengrad("eval", suite, "--policy", policy.format(tmp_path), "--out", tmp_path / "out", HF_HUB_OFFLINE="1"))
+    assert told in line and not (tmp_path / "out").exists()
+
+
+def test_an_empty_suite_and_an_instance_in_two_splits_are_told(suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "holds no tasks" in refused(greengrad("tasks", "validate", tmp_path / "empty.jsonl"))
+    row = instance_row(load_suite(suite).tasks[0])
+    (tmp_path / "two.json").write_text(json.dumps([row, row | {"split": "dev"}]))
+    words = ("eval", tmp_path / "two.json", "--policy", "noop", "--out", tmp_path / "out")
+    assert "is in more than one split" in refused(greengrad(*words))
+
+
+def test_where_the_sound_tasks_cannot_be_kept_is_told_before_anything_is_validated(suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "Not a directory" in refused(greengrad("tasks", "validate", suite, "--keep", tmp_path / "file"))
+
+
+@pytest.mark.bubblewrap
+def test_an_image_of_a_registry_asks_for_docker_where_bubblewrap_was_chosen(tmp_path: Path) -> None:
+    rows = REPOSITORY / "tests" / "data" / "verified_slice.parquet"
+    words = ("eval", rows, "--policy", "noop", "--out", tmp_path / "out", "--limit", "1", "--sandbox", "bubblewrap")
+    assert "is an image of a registry, which bubblewrap cannot run" in refused(greengrad(*words), code=1)
 
 
 @pytest.mark.bubblewrap

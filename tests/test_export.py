@@ -176,6 +176,13 @@ def test_an_id_with_slashes_stays_in_the_folder(tmp_path: Path, form: str) -> No
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["out"]
 
 
+def test_a_run_of_a_version_with_other_keys_can_be_exported(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", episode())
+    with (run / "config.yaml").open("a") as file:
+        file.write("a_section_of_yesterday:\n  kind: gone\n")
+    assert export_run(run, "openai", tmp_path / "out").written == 1
+
+
 def test_nothing_is_left_where_an_export_fails(tmp_path: Path) -> None:
     other = replace(episode("e1"), turns=(replace(episode().turns[0], prompt=(1, 2)),))
     run = make_run(tmp_path / "run", episode("e0"), other)

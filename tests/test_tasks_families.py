@@ -124,7 +124,7 @@ def test_a_broken_row_names_its_field(row, field):
 
 
 def test_one_broken_row_does_not_keep_the_rest_from_being_read(tmp_path):
-    rows = [SMITH, {**R2E, "docker_image": None}, "{torn", V2, MULTI]
+    rows = [SMITH, {**R2E, "docker_image": None}, "{torn", {**V2, "instance_id": "another"}, MULTI]
     (tmp_path / "rows.jsonl").write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
     suite = load_suite(tmp_path / "rows.jsonl")
     assert [task.family for task in suite.tasks] == ["swe_smith", "swe_rebench_v2", "multi_swe_bench"]

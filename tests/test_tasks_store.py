@@ -111,6 +111,50 @@ def test_rows_of_a_jsonl_file_load_and_broken_ones_are_named(toys, tmp_path):
     assert "malformed JSON" in suite.broken["rows.jsonl:5"] and "an object" in suite.broken["rows.jsonl:6"]
 
 
+@pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "a/b", "..", "", "a\nb", "a\0b", "x" * 201, "é" * 101])
+def test_an_id_that_is_no_name_of_a_file_is_refused_because_logs_are_written_below_it(toys, tmp_path, name):
+    rows = [instance_row(toys.tasks[0]) | {"instance_id": name}, instance_row(toys.tasks[1])]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = load_suite(tmp_path / "rows.jsonl")
+    assert [task.instance_id for task in suite.tasks] == [toys.tasks[1].instance_id]
+    ((label, told),) = suite.broken.items()
+    assert label.isprintable() and "cannot name a file" in told
+
+
+def test_an_instance_that_comes_twice_in_a_split_is_named_and_in_two_splits_it_may(toys, tmp_path):
+    row = instance_row(toys.tasks[0])
+    (tmp_path / "rows.json").write_text(json.dumps([row, row | {"split": "dev"}, row]))
+    suite = load_suite(tmp_path / "rows.json")
+    assert [task.split for task in suite.tasks] == ["test", "dev"]
+    assert suite.broken == {row["instance_id"]: f"instance_id: {row['instance_id']} comes more than once in the split test"}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])
+def test_json_that_is_nested_too_deeply_is_malformed(tmp_path, text):
+    (tmp_path / "rows.jsonl").write_text(text)
+    assert "malformed JSON" in load_suite(tmp_path / "rows.jsonl").broken["rows.jsonl:1"]
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(ValueError, match=r"rows\.json: malformed JSON"):
+        load_suite(tmp_path / "rows.json")
+
+
+def test_a_column_that_is_nested_too_deeply_or_holds_half_a_surrogate_pair_is_named(toys, tmp_path):
+    row = instance_row(toys.tasks[0])
+    odd = [row | {"instance_id": "deep", "FAIL_TO_PASS": "[" * 100_000}, row | {"instance_id": "half", "repo": "a/\ud800"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*odd, row]))
+    suite = load_suite(tmp_path / "rows.jsonl")
+    assert len(suite.tasks) == 1 and "FAIL_TO_PASS: malformed JSON" in suite.broken["deep"]
+    assert suite.broken["half"] == "repo: holds half a surrogate pair, which no file can"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row_and_other_encodings_are_told(toys, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(instance_row(toys.tasks[0])), encoding="utf-8-sig")
+    assert len(load_suite(tmp_path / "rows.jsonl").tasks) == 1
+    (tmp_path / "rows.jsonl").write_text(json.dumps(instance_row(toys.tasks[0])), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"rows\.jsonl: not UTF-8 text"):
+        load_suite(tmp_path / "rows.jsonl")
+
+
 def test_real_rows_of_swe_bench_load():
     suite = load_suite(Path(__file__).parent / "data" / "verified_slice.parquet")
     assert len({task.log_parser for task in suite.tasks}) == len(suite.tasks) == 12 and suite.broken == {}

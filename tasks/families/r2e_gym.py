@@ -27,7 +27,7 @@ def row_task(row: dict[str, Any]) -> Task:
     repo, fix, base = text(row, "repo_name"), text(row, "commit_hash"), _base(row)
     gold = maybe(row, "patch")
     return Task(
-        instance_id=maybe(row, "instance_id") or f"{repo}__{fix[:12]}",
+        instance_id=maybe(row, "instance_id") or f"{repo.replace('/', '__')}__{fix[:12]}",
         repo=repo,
         version="",
         base_commit=base,
