@@ -129,6 +129,10 @@ def _tasks_mutate(commands: "Commands[Parser]") -> None:
     mutate.add_argument("--out", type=Path, required=True, metavar="SUITE", help="folder of the suite; the same command resumes")
     mutate.add_argument("-n", "--number", type=_positive, default=20, metavar="N", help="tasks wanted (default 20)")
     mutate.add_argument("--seed", type=int, default=0, help="of the order in which bugs are tried (default 0)")
+    help_text = "folder or file in which bugs are planted (default: the packages that are found; may be repeated)"
+    mutate.add_argument("--modules", action="append", default=[], metavar="PATH", help=help_text)
+    help_text = "folder or file that pytest is given (default: those that are found; may be repeated)"
+    mutate.add_argument("--tests", action="append", default=[], metavar="PATH", help=help_text)
     help_text = "an OpenAI-compatible server that rewrites the statements; those that would tell the fix keep ours"
     mutate.add_argument("--statement-url", metavar="URL", help=help_text)
     mutate.add_argument("--statement-model", metavar="NAME", help="its model (default: the first that it names)")

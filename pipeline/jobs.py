@@ -233,7 +233,8 @@ def tasks_mutate(arguments: argparse.Namespace) -> int:
 
     from .progress import growing_progress
 
-    request = Request(arguments.package, arguments.repo, arguments.number, arguments.seed, arguments.split)
+    where = (tuple(arguments.modules), tuple(arguments.tests))
+    request = Request(arguments.package, arguments.repo, arguments.number, arguments.seed, arguments.split, *where)
     backend = open_backend(arguments.sandbox or "auto")
     with growing_progress(f"mutate {arguments.package or arguments.repo}") as tell:
         suite = asyncio.run(mutate_suite(request, arguments.out, backend, tell))

@@ -19,6 +19,7 @@ _RAISED, _QUOTED = 3, 5
 """Ranks: below the first a value is compared, below the second the failure itself is told."""
 _FAILS = "This check fails."
 _WHERE = re.compile(r"\s*\+\s+where (.+) = (.+)")
+_ARGUMENTS = re.compile(r"(?:<[^<>]*>|[\w.]+)\((.*)\)")
 _CAUSE = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?")
 _UNTOLD = re.compile(r"/testbed|testMethod=|\.py\b| at 0x[0-9a-fA-F]+")
 """Of a machine, a test class, a file or a run."""
@@ -52,6 +53,8 @@ def _ways(failure: Failure, mutation: Mutation, read: Callable[[str], str]) -> l
     snippet = find_snippet(read(failure.test.split("::")[0]), failure.line, parameters) if failure.line else None
     rank, said = _sentence(failure.message, snippet)
     shown = "\n".join(f"    {line}".rstrip() for line in snippet.text.splitlines()) if snippet else ""
+    if snippet and snippet.case and said:
+        rank, said = rank + 1, f"{said} The case is {_code(snippet.case)}."
     if _UNTOLD.search(shown):
         shown = ""
     if _UNTOLD.search(said) or (rank >= _RAISED and _mentions(said, mutation) and not _mentions(shown, mutation)):
@@ -70,7 +73,7 @@ def _sentence(message: str, snippet: Snippet | None) -> tuple[int, str]:
         return _compared(sides, lines, snippet)
     if (told := re.fullmatch(r"AssertionError: (?:\w+ differ: )?(.+)", lines[0])) and (sides := _sides(told[1], " != ")):
         call = getattr(snippet.failing, "value", None) if snippet else None
-        turned = isinstance(call, ast.Call) and call.args and _is_literal(call.args[0])
+        turned = isinstance(call, ast.Call) and len(call.args) > 1 and _is_turned(call.args[0], call.args[1], snippet)
         return 1, _came("The result is", *(reversed(sides) if turned else sides))
     if missing := re.search(r"DID NOT RAISE (?:<class ')?([\w.]+)", message):
         return 2, f"No `{missing[1].rpartition('.')[2]}` is raised, but one was expected."
@@ -86,14 +89,15 @@ def _compared(sides: tuple[str, str], lines: Sequence[str], snippet: Snippet | N
     """Of `assert CAME == EXPECTED`, or the other way round where the test is written so."""
     test = getattr(snippet.failing, "test", None) if snippet else None
     left, right = (test.left, test.comparators[0]) if isinstance(test, ast.Compare) and len(test.ops) == 1 else (None, None)
-    if _is_literal(left) and not _is_literal(right):
+    if _is_turned(left, right, snippet):
         sides, left = (sides[1], sides[0]), right
     if snippet is None or not isinstance(left, ast.Call):
         return 1, _came("The result is", *sides)
     call = " ".join((ast.get_source_segment(snippet.source, left) or "").split())
     called = next((match[2] for line in lines if (match := _WHERE.fullmatch(line)) and match[1] == sides[0]), "")
-    shown = called if isinstance(left.func, ast.Name) and called.startswith(f"{left.func.id}(") else call
-    return 0, _came(f"{_code(shown)} gives", *sides)
+    if (given := _ARGUMENTS.fullmatch(called)) and not _UNTOLD.search(given[1]):
+        call = f"{ast.get_source_segment(snippet.source, left.func)}({given[1]})"
+    return 0, _came(f"{_code(call)} gives", *sides)
 
 
 def _came(subject: str, came: str, expected: str) -> str:
@@ -107,6 +111,13 @@ def _sides(text: str, sign: str) -> tuple[str, str] | None:
 
 def _wheres(lines: Sequence[str]) -> list[str]:
     return [f"(where {match[1]} = {match[2]})" for line in lines if (match := _WHERE.fullmatch(line))][:2]
+
+
+def _is_turned(left: ast.expr | None, right: ast.expr | None, snippet: Snippet | None) -> bool:
+    """Whether the expected value is written first: a literal, or what the test is given and compares with a call."""
+    if isinstance(left, ast.Name) and snippet and left.id in snippet.given:
+        return isinstance(right, ast.Call)
+    return _is_literal(left) and not _is_literal(right)
 
 
 def _is_literal(node: ast.AST | None) -> bool:

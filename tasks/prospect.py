@@ -36,6 +36,10 @@ class Request:
     tasks: int = 20
     seed: int = 0
     split: Literal["train", "test"] = "train"
+    modules: tuple[str, ...] = ()
+    """Where bugs are planted; () for what is found."""
+    tests: tuple[str, ...] = ()
+    """Likewise, what pytest is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,10 @@ def look(request: Request, source: Source, scratch: Path) -> Prospect:
     metadata = email.message_from_string((folder / "PKG-INFO").read_text(errors="replace") if "PKG-INFO" in names else "")
     version = source.version or str(metadata.get("Version", VERSION))
     own = project_name(settings) or str(metadata.get("Name", source.name))
-    modules, tests = find_modules(names), find_tests(names)
+    modules, tests = request.modules or find_modules(names), request.tests or find_tests(names)
+    for path in (*modules, *tests):
+        if not (folder / path).exists():
+            raise ValueError(f"{source.name} {version}: its source holds no {path}")
     if not modules or not tests:
         raise ValueError(f"{source.name} {version}: its source holds no {'tests that pytest runs' if modules else 'Python package'}")
     pins = pin((*_metadata_needs(metadata), *find_needs(settings)), own)
@@ -155,5 +162,7 @@ def differs(request: Request, recipe: Recipe, sha256: str) -> str:
         "-n": (package.tasks, request.tasks),
         "--seed": (recipe.seed, request.seed),
         "--split": (package.split, request.split),
+        "--modules": (package.modules, request.modules or package.modules),
+        "--tests": (package.tests, request.tests or package.tests),
     }
     return ", ".join(name for name, (old, new) in told.items() if old != new)

@@ -20,6 +20,10 @@ class Snippet:
     source: str
     """Of the file, for ast.get_source_segment."""
     text: str
+    given: frozenset[str]
+    """Parameters of the test: what a test is given is mostly what it expects."""
+    case: str
+    """What the test's id has in brackets, where the snippet does not show its values."""
 
 
 def find_snippet(source: str, line: int, parameters: str = "") -> Snippet | None:
@@ -32,14 +36,16 @@ def find_snippet(source: str, line: int, parameters: str = "") -> Snippet | None
     whole = next(node for node in function.body if _holds(node, line))
     failing = [node for node in path if isinstance(node, ast.stmt)][-1]
     before = [*_module(tree), *_fixture(path), *(node for node in function.body if node.lineno < whole.lineno)]
-    given = _given(function, parameters, source)
+    names = frozenset(argument.arg for argument in function.args.args if argument.arg != "self")
+    given = _given(function, parameters, source, tree)
+    case = "" if given else parameters
     for last in (whole, failing):
         nodes = [*_needed(last, before), last]
         for start in range(len(nodes) if last is failing else 1):
             text = _text(source, nodes[start:], given)
             if text.count("\n") < MAX_LINES and len(text) <= MAX_CHARS:
-                return Snippet(failing, source, text)
-    return Snippet(failing, source, "")
+                return Snippet(failing, source, text, names, case)
+    return Snippet(failing, source, "", names, parameters)
 
 
 def _enclosing(tree: ast.AST, line: int) -> list[ast.AST]:
@@ -123,18 +129,28 @@ def _start(node: ast.stmt) -> int:
     return min([node.lineno, *(one.lineno for one in decorators)])
 
 
-def _given(function: Function, parameters: str, source: str) -> list[str]:
+def _given(function: Function, parameters: str, source: str, module: ast.Module) -> list[str]:
     """`name = value` for each parameter of a parametrised test, where its values are written out; none where they cannot be told."""
     marks = [node for node in function.decorator_list if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "parametrize"]
-    if not parameters or len(marks) != 1 or len(marks[0].args) < 2 or not isinstance(marks[0].args[1], ast.List | ast.Tuple):
+    if not parameters or len(marks) != 1 or len(marks[0].args) < 2:
         return []
-    first = marks[0].args[0]
+    first, cases = marks[0].args[0], _literal(marks[0].args[1], module)
     names = [getattr(node, "value", "") for node in first.elts] if isinstance(first, ast.List | ast.Tuple) else _split(first)
-    for number, case in enumerate(marks[0].args[1].elts):
+    for number, case in enumerate(cases):
         values = case.elts if len(names) > 1 and isinstance(case, ast.Tuple | ast.List) else [case]
         if "-".join(_id(value, name, number) for name, value in zip(names, values, strict=False)) == parameters:
             return [f"{name} = {ast.get_source_segment(source, value)}" for name, value in zip(names, values, strict=False)]
     return []
+
+
+def _literal(node: ast.expr, module: ast.Module) -> list[ast.expr]:
+    """The items of a list that is written there, or at the top of the file under that name, or of a sum of such lists."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return [*_literal(node.left, module), *_literal(node.right, module)]
+    if isinstance(node, ast.Name):
+        values = (one.value for one in _module(module) if node.id in _bound(one) and isinstance(one, ast.Assign))
+        node = next(values, node)
+    return node.elts if isinstance(node, ast.List | ast.Tuple) else []
 
 
 def _split(names: ast.expr) -> list[str]:

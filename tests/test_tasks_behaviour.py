@@ -24,10 +24,14 @@ def _inner(needed):
 TESTS = '''import unittest
 from collections import deque
 
+import calc
 import pytest
 
 from calc import grow
 
+OTHER_CASES = [(1, 2)]
+CASES = [(6, "six")]
+COUNTED = list(range(8, 9))
 START = {1: 2}
 OTHER = {5: 6}
 
@@ -50,6 +54,16 @@ def test_a_loop():
 @pytest.mark.parametrize("a, b", [(4, 5), (1, 3), (-2, "x-y")])
 def test_cases(a, b):
     assert grow(a) == b
+
+
+@pytest.mark.parametrize("given, wanted", OTHER_CASES + CASES)
+def test_cases_of_a_name(given, wanted):
+    assert wanted == calc.grow(given)
+
+
+@pytest.mark.parametrize("given", COUNTED)
+def test_counted(given):
+    assert grow(given - 1) == given + 1
 
 
 def test_turned_round():
@@ -125,6 +139,15 @@ def test_what_was_called_what_came_and_what_was_expected(failures):
     "name, said",
     [
         ("test_cases[-2-x-y]", '    a = -2\n    b = "x-y"\n'),
+        (
+            "test_cases_of_a_name[6-six]",
+            '    given = 6\n    wanted = "six"\n    assert wanted == calc.grow(given)\n\n'
+            "`calc.grow(6)` gives `7`, but `'six'` was expected.",
+        ),
+        (
+            "test_counted[8]",
+            "    assert grow(given - 1) == given + 1\n\n`grow((8 - 1))` gives `8`, but `(8 + 1)` was expected. The case is `8`.",
+        ),
         ("test_turned_round", "`list(map(grow, [1]))` gives `[2]`, but `[3]` was expected."),
         ("test_a_function_of_its_own", "    check(2, 4)\n\nThe result is `3`, but `4` was expected."),
         ("test_nothing_raised", "No `ValueError` is raised, but one was expected."),

@@ -258,5 +258,9 @@ def test_a_release_of_the_index_is_found_with_its_version_and_hash(tmp_path):
     (package,) = found.recipe.packages
     assert (package.name, package.version, package.modules, package.tests) == ("semver", "3.0.2", ("src/semver",), ("tests",))
     assert package.sha256 == hashlib.sha256(found.archive.read_bytes()).hexdigest() and len(found.recipe.requirements) == 5
+    chosen = look(Request(package="semver==3.0.2", tests=("tests/test_bump.py",)), fetch(request, tmp_path / "more"), tmp_path)
+    assert chosen.recipe.packages[0].tests == ("tests/test_bump.py",)
+    with pytest.raises(ValueError, match="its source holds no nowhere"):
+        look(Request(package="semver==3.0.2", modules=("nowhere",)), fetch(request, tmp_path / "most"), tmp_path)
     with pytest.raises(ValueError, match="No matching distribution"):
         fetch(Request(package="semver==0.0.999"), tmp_path / "other")
