@@ -116,7 +116,7 @@ async def _try_package(kitchen: _Kitchen, package: Package) -> None:
     tree = kitchen.workshop.scratch / f"{package.name}.tar"
     await asyncio.to_thread(make_tree, folder, tree)
     async with machine(kitchen.workshop.machines, Image(kitchen.workshop.environment, tree), LIMITS) as sandbox:
-        subject = Subject(kitchen.recipe, package, folder, await run_baseline(sandbox, package))
+        subject = Subject(kitchen.recipe, package, folder, await run_baseline(sandbox, kitchen.recipe, package))
         for mutation in await asyncio.to_thread(_candidates, subject):
             if mutation.id not in tried and kept < package.tasks:
                 kept += await _try_mutation(kitchen, subject, sandbox, mutation)
