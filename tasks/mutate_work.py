@@ -14,6 +14,9 @@ from .prospect import Prospect, Request, differs, fetch, look
 from .recipe import load_recipe, local_archive
 from .sdist import hash_file
 
+_DRAFTS = {".partial", "sources", f"{NOTE}.partial"}
+"""What an interruption leaves before there is a recipe."""
+
 
 async def mutate_suite(request: Request, out: Path, backend: Backend, progress: Progress | None = None) -> Suite:
     """A suite of bugs planted in one release or folder; the same call goes on with an interrupted build.
@@ -34,7 +37,7 @@ def _open(request: Request, out: Path) -> bool:
     if (out / NOTE).is_file():
         _check(request, out)
         return False
-    if out.exists() and (not out.is_dir() or any(path.name != ".partial" for path in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name not in _DRAFTS for path in out.iterdir())):
         raise ValueError(f"{out} is not empty and holds no {NOTE}: choose another folder")
     _prepare(request, out)
     return True

@@ -92,9 +92,11 @@ def look(request: Request, source: Source, scratch: Path) -> Prospect:
         raise ValueError(f"{source.name} {version}: its source holds no {'tests that pytest runs' if modules else 'Python package'}")
     pins = pin((*_metadata_needs(metadata), *find_needs(settings)), own)
     code = [(folder / name).read_text(errors="replace") for name in names if kind_of(name) is Kind.SOURCE and name.endswith(".py")]
-    made = {name: text.replace(VERSION, version) for name, text in generated(settings, names, code).items()}
+    made = generated(settings, names, code)
+    if source.origin == "pypi":
+        made = {name: text.replace(VERSION, version) for name, text in made.items()}
     package = Package(
-        name=re.sub(r"[^A-Za-z0-9._-]", "-", own if source.origin == "local" else source.name),
+        name=re.sub(r"[^A-Za-z0-9._-]", "-", own if source.origin == "local" else normal(source.name)),
         version=version,
         sha256=hash_file(source.archive),
         split=request.split,

@@ -13,6 +13,7 @@ import pytest
 from tasks import Request, build_suite, load_suite, mutate_suite
 from tasks.lineage import entries
 from tasks.prospect import fetch, find_modules, find_tests, look
+from tasks.recipe import load_recipe
 from tasks.sdist import download_sdist
 from tasks.snapshot import snapshot
 
@@ -224,6 +225,19 @@ def test_of_a_plain_folder_no_caches_links_or_hidden_files_are_taken(tmp_path):
     assert len(hashed) == 1
 
 
+@pytest.mark.bubblewrap
+def test_a_version_from_git_tags_is_no_commit_and_a_draft_is_no_suite(repository, tmp_path):
+    from sandbox import open_backend
+
+    settings = (repository / "pyproject.toml").read_text().replace('version = "1.5"', 'dynamic = ["version"]')
+    (repository / "pyproject.toml").write_text(settings)
+    git(repository, "commit", "--quiet", "--all", "--message", "dynamic")
+    (tmp_path / "suite" / "sources").mkdir(parents=True)
+    mutate(Request(repo=repository, tasks=1), tmp_path / "suite", open_backend("bubblewrap"))
+    (package,) = load_recipe(tmp_path / "suite" / "recipe.json").packages
+    assert package.generated["src/till.egg-info/PKG-INFO"].endswith("Version: 0.0.0\n") and len(package.version) == 12
+
+
 def test_layouts_are_found():
     names = ["setup.py", "src/pkg/__init__.py", "src/pkg/a.py", "src/one.py", "tests/unit/test_a.py", "docs/conf.py"]
     assert find_modules(names) == ("src/one.py", "src/pkg") and find_tests(names) == ("tests",)
@@ -253,7 +267,7 @@ def test_the_build_backend_of_a_package_is_never_run(tmp_path):
 
 
 def test_a_release_of_the_index_is_found_with_its_version_and_hash(tmp_path):
-    request = Request(package="semver==3.0.2", tasks=2)
+    request = Request(package="SemVer==3.0.2", tasks=2)
     found = look(request, fetch(request, tmp_path), tmp_path)
     (package,) = found.recipe.packages
     assert (package.name, package.version, package.modules, package.tests) == ("semver", "3.0.2", ("src/semver",), ("tests",))
