@@ -55,6 +55,8 @@ def _ways(failure: Failure, mutation: Mutation, read: Callable[[str], str]) -> l
     shown = "\n".join(f"    {line}".rstrip() for line in snippet.text.splitlines()) if snippet else ""
     if snippet and snippet.case and said:
         rank, said = rank + 1, f"{said} The case is {_code(snippet.case)}."
+    if snippet and not snippet.complete:
+        rank += 1
     if _UNTOLD.search(shown):
         shown = ""
     if _UNTOLD.search(said) or (rank >= _RAISED and _mentions(said, mutation) and not _mentions(shown, mutation)):

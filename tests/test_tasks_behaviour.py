@@ -188,6 +188,14 @@ def test_a_line_of_the_fix_is_never_told(failures):
     assert told(failures, "test_true", secrets=("x", "self.value = 5", "AssertionError: False is not true")) == ""
 
 
+def test_of_a_long_block_what_stands_around_the_failure_is_shown():
+    long = [f"        other = {number}" for number in range(40)]
+    loop = ["    for value in (1, 2):", "        if value:", "            found = value", "            assert found == 3"]
+    source = "\n".join(["def test_it():", "    unused = 0", *loop, *long, ""])
+    found = find_snippet(source, 6)
+    assert found is not None and found.text.splitlines() == [line[4:] for line in loop] and found.complete
+
+
 def test_a_line_outside_of_any_function_has_no_snippet():
     assert find_snippet("x = 1\n", 1) is None
 
