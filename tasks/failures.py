@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-_TITLE = re.compile(r"_{3,} (.+?) _{3,}")
+TITLE = re.compile(r"_+ (?=\w)(.+?) _+")
+"""The name of a failed test; a long one has but one underscore on either side."""
 _ENTRY = re.compile(r"(\S.*?):(\d+): in (\S+)")
 
 
@@ -43,7 +44,7 @@ def _sections(log: str) -> Iterator[tuple[str, list[str]]]:
     """(title, lines) of the part FAILURES."""
     title, lines = "", list[str]()
     for line in log.splitlines():
-        begins = _TITLE.fullmatch(line)
+        begins = TITLE.fullmatch(line)
         if begins or line.startswith("====="):
             if title:
                 yield title, lines

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .failures import TITLE
 from .mine import Candidate, Change
 from .patches import split_lines
 from .statement import plainness, quote
@@ -82,7 +83,7 @@ def read_messages(log: str, tests: Sequence[str]) -> dict[str, str]:
     messages: dict[str, list[str]] = {}
     current = ""
     for line in log.splitlines():
-        if title := re.fullmatch(r"_{3,} (.+?) _{3,}", line):
+        if title := TITLE.fullmatch(line):
             current = titles.get(title[1]) or _first_of(title[1].removeprefix("ERROR collecting "), tests)
         elif current and line.startswith("E   "):
             messages.setdefault(current, []).append(line[4:])

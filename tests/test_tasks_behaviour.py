@@ -61,6 +61,11 @@ def test_cases_of_a_name(given, wanted):
     assert wanted == calc.grow(given)
 
 
+@pytest.mark.parametrize("word", ["a word that is so long that the name of the test takes all of a line of the log " * 2])
+def test_long_names(word):
+    assert grow(1) == word
+
+
 @pytest.mark.parametrize("given", COUNTED)
 def test_counted(given):
     assert grow(given - 1) == given + 1
@@ -117,7 +122,7 @@ def failures(tmp_path_factory) -> dict[str, Failure]:
     command = [sys.executable, "-m", "pytest", "-rA", "--show-capture=no", "--tb=short", "-o", f"pythonpath={folder}", "-o", "addopts="]
     env = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run([*command, "tests"], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
-    ids = [line.split(" ")[1] for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    ids = [line[7:].split(" - ")[0] for line in done.stdout.splitlines() if line.startswith("FAILED ")]
     found = read_failures(done.stdout, ids)
     assert {failure.test for failure in found} == set(ids), done.stdout
     return {failure.test.split("::")[-1]: failure for failure in found}
