@@ -23,7 +23,7 @@ from .export_sweagent import sweagent_pred, sweagent_traj
 from .journal import Journal
 
 Form = Literal["sweagent", "atif", "openai"]
-_ORIGIN = ("tasks.suite", "model.path", "policy.api", "policy.model", "policy.url", "rollout.policy", "rollout.action_format")
+_ORIGIN = ("model.path", "policy.api", "policy.model", "policy.url", "rollout.policy", "rollout.action_format")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def export_run(run: Path, form: Form, out: Path) -> Exported:
 
 def _origin(path: Path) -> Config:
     """What says who acted, out of a run's configuration; the rest may be of another version."""
-    tree, words = read_yaml(path), []
+    tree, words = read_yaml(path), override("tasks.suite", "-")
     for key in _ORIGIN:
         section, _, name = key.partition(".")
         found = tree.get(section)

@@ -95,8 +95,8 @@ class Journal:
         """The episodes of a step, or of the whole run, in the order in which they finished."""
         where, values = ("", ()) if step is None else ("WHERE step = ?", (step,))
         with self._told():
-            for (body,) in self._db.execute(f"SELECT body FROM episodes {where} ORDER BY finished, rowid", values):
-                yield decode_episode(body)
+            for name, body in self._db.execute(f"SELECT episode_id, body FROM episodes {where} ORDER BY finished, rowid", values):
+                yield self._decode(name, body)
 
     def episode(self, episode_id: str) -> Episode:
         """One episode by its id; ValueError when there is none."""
@@ -104,7 +104,7 @@ class Journal:
             found = self._db.execute("SELECT body FROM episodes WHERE episode_id = ?", (episode_id,)).fetchone()
         if found is None:
             raise ValueError(f"{self.path}: no episode {episode_id}; `greengrad show {self.run}` lists them")
-        return decode_episode(found[0])
+        return self._decode(episode_id, found[0])
 
     def rows(self) -> list[EpisodeRow]:
         """All episodes in the order in which they finished, without their tokens."""
@@ -176,6 +176,12 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _decode(self, episode_id: str, body: bytes) -> Episode:
+        try:
+            return decode_episode(body)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path}: episode {episode_id} cannot be read: {error}") from None
 
     def _release(self) -> None:
         if self._lock >= 0:

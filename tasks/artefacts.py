@@ -22,6 +22,7 @@ from .swebench import START, as_log, dump_json, failure_reason, official_script,
 
 _KEPT = ("instance_id", "repo", "version", "base_commit", "log_parser", "eval_type", "test_seconds", "family")
 _TUPLES = ("dropped", "kept", "findings", "notes")
+_ADVICE = "remove results.json to grade the instance again"
 
 
 def write_report(out: Path, verdicts: Sequence[Verdict], predictions: Sequence[Prediction], suite: Suite) -> Path:
@@ -51,7 +52,7 @@ def write_logs(out: Path, task: Task, patch: str, verdict: Verdict) -> None:
 
 def read_verdicts(out: Path) -> tuple[Verdict, ...]:
     """The verdicts of the instances that are done, as they were recorded (ValueError for a file that is not whole)."""
-    return tuple(_verdict(folder, _load(folder)) for folder in _done(out))
+    return tuple(_saved(folder)[1] for folder in _done(out))
 
 
 def regrade(out: Path) -> tuple[Verdict, ...]:
@@ -63,8 +64,9 @@ def regrade(out: Path) -> tuple[Verdict, ...]:
         raise FileNotFoundError(f"no graded instance in {out} (no logs/*/results.json)")
     verdicts = []
     for folder in folders:
-        results = _load(folder)
-        task, verdict = _task(results), _verdict(folder, results)
+        task, verdict = _saved(folder)
+        if verdict.outcome is Outcome.RESOLVED and not (folder / "test_output.txt").exists():
+            raise ValueError(f"{folder / 'test_output.txt'}: missing, and resolved rests on it; {_ADVICE}")
         verdict = _again(task, verdict)
         _replace(folder / "report.json", dump_json(instance_report(task, verdict)))
         _replace(folder / "results.json", dump_json(_results(task, verdict)))
@@ -137,13 +139,20 @@ def _rewrite_summary(out: Path, verdicts: Sequence[Verdict]) -> None:
     path = out / "report.json"
     if not path.exists():
         return
-    old = json.loads(path.read_text(encoding="utf-8"))
-    submitted = [Prediction(instance_id, "", "") for instance_id in old["submitted_ids"]]
-    _replace(path, dump_json(summary(verdicts, submitted, [*old["submitted_ids"], *old["incomplete_ids"]])))
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        known, absent = list(old["submitted_ids"]), list(old["incomplete_ids"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a run report ({type(error).__name__}: {error}); the command that made it writes it again") from None
+    submitted = [Prediction(instance_id, "", "") for instance_id in known]
+    _replace(path, dump_json(summary(verdicts, submitted, [*known, *absent])))
 
 
 def _again(task: Task, verdict: Verdict) -> Verdict:
     """The verdict on the log as it is now; a doubt that was there stays, and the recorded witness must agree as before."""
+    if START not in verdict.log and verdict.outcome is Outcome.RESOLVED:
+        reason = "the saved log holds no run of the tests"
+        return replace(verdict, outcome=Outcome.UNRESOLVED, reason=reason, tests={}, official=False)
     if START not in verdict.log or verdict.outcome not in (Outcome.RESOLVED, Outcome.UNRESOLVED, Outcome.SUSPECT):
         return verdict
     reading = read_log(task, verdict.log)
@@ -203,12 +212,24 @@ def _done(out: Path) -> list[Path]:
     return sorted(path.parent for path in (out / "logs").glob("*/results.json"))
 
 
-def _load(folder: Path) -> dict[str, Any]:
+def _saved(folder: Path) -> tuple[Task, Verdict]:
+    """What results.json and the log beside it hold; ValueError where that is not what grading writes."""
+    results = _load(folder / "results.json")
     try:
-        results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'results.json'}: malformed JSON ({error}); remove it to grade the instance again") from None
-    return results
+        return _task(results), _verdict(folder, results)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{folder / 'results.json'}: not what grading writes ({what}); {_ADVICE}") from None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: malformed JSON ({error}); {_ADVICE}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: an object is needed, found {type(found).__name__}; {_ADVICE}")
+    return found
 
 
 def _replace(path: Path, text: str) -> Path:

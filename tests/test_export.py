@@ -1,8 +1,10 @@
 """`greengrad export`: what becomes of episodes in the formats of other tools, whole folders, mistakes of a user."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +176,16 @@ def test_an_id_with_slashes_stays_in_the_folder(tmp_path: Path, form: str) -> No
     export_run(run, form, tmp_path / "in" / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "run"]
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("body", [b"torn", zlib.compress(b'{"format": 99}'), zlib.compress(b"[]"), zlib.compress(b'{"format": 1}')])
+def test_an_episode_that_cannot_be_read_is_named_with_its_file(tmp_path: Path, body: bytes) -> None:
+    run = make_run(tmp_path / "run", episode("e0"), episode("e1"))
+    with sqlite3.connect(run / "journal.sqlite") as db:
+        db.execute("UPDATE episodes SET body = ? WHERE episode_id = 'e1'", (body,))
+    with pytest.raises(ValueError, match=r"journal\.sqlite: episode e1 cannot be read"):
+        export_run(run, "openai", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_of_a_version_with_other_keys_can_be_exported(tmp_path: Path) -> None:

@@ -77,6 +77,57 @@ def test_regrading_follows_the_log(toys, tmp_path):
         regrade(tmp_path / "nowhere")
 
 
+@pytest.fixture
+def graded(toys, tmp_path):
+    """A folder with one resolved instance."""
+    task = toys.tasks[0]
+    log = as_log({"tests/test_add.py::test_add": "PASSED", "tests/test_add.py::test_double": "PASSED"})
+    verdict = Verdict(task.instance_id, Outcome.RESOLVED, tests={"tests/test_add.py::test_add": "PASSED"}, log=log)
+    write_report(tmp_path, [verdict], [Prediction(task.instance_id, "m", "x")], toys)
+    return tmp_path / "logs" / task.instance_id
+
+
+def test_a_resolved_verdict_does_not_outlive_its_log(graded):
+    out, log = graded.parents[1], graded / "test_output.txt"
+    whole = log.read_text()
+    log.write_bytes(b"\xff\xfe\0 cut")
+    (verdict,) = regrade(out)
+    assert (verdict.outcome, verdict.official, verdict.reason) == (Outcome.UNRESOLVED, False, "the saved log holds no run of the tests")
+    log.write_text(whole)
+    assert [item.outcome for item in regrade(out)] == [Outcome.RESOLVED]
+    log.unlink()
+    with pytest.raises(ValueError, match=r"test_output\.txt: missing, and resolved rests on it; remove results\.json"):
+        regrade(out)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "malformed JSON"),
+        ("[" * 100_000, "malformed JSON"),
+        ("[]", "an object is needed, found list"),
+        ("null", "an object is needed, found NoneType"),
+        ('{"outcome": "resolved"}', "'FAIL_TO_PASS' is missing"),
+        ('{"rule": "mine"}', "'mine' is not a valid Rule"),
+        ('{"FAIL_TO_PASS": 3}', "not iterable"),
+        ('{"expected": []}', "no attribute 'items'"),
+    ],
+)
+def test_a_results_file_that_is_not_ours_is_named_in_one_line(graded, text, told):
+    (graded / "results.json").write_text(text)
+    for read in (regrade, read_verdicts):
+        with pytest.raises(ValueError, match=r"results\.json: ") as caught:
+            read(graded.parents[1])
+        assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"submitted_ids": 3, "incomplete_ids": []}'])
+def test_a_run_report_that_is_none_is_named(graded, text):
+    (graded.parents[1] / "report.json").write_text(text)
+    with pytest.raises(ValueError, match=r"report\.json: not a run report"):
+        regrade(graded.parents[1])
+
+
 ROWS = {
     Outcome.RESOLVED: {"completed_ids", "resolved_ids"},
     Outcome.UNRESOLVED: {"completed_ids", "unresolved_ids"},
