@@ -23,21 +23,26 @@ class Failure:
 
 def read_failures(log: str, tests: Sequence[str]) -> tuple[Failure, ...]:
     """The failures of these tests (ids), in the order of the log."""
-    titles: dict[tuple[str, str], str] = {}
+    titles: dict[str, list[str]] = {}
     for test in tests:
-        path, *names = test.split("::")
-        titles[path, ".".join(names)] = test
+        titles.setdefault(".".join(test.split("::")[1:]), []).append(test)
     found = {}
     for title, lines in _sections(log):
         places = [(match[1], int(match[2]), match[3]) for line in lines if (match := _ENTRY.fullmatch(line))]
-        test = next((titles[path, title] for path, _, _ in places if (path, title) in titles), "")
+        test = next((test for test in titles.get(title, ()) if any(_is(path, test) for path, _, _ in places)), "")
         if not test or test in found:
             continue
         own = test.split("::")[-1].split("[")[0]
-        line = next((number for path, number, name in places if path == test.split("::")[0] and name == own), 0)
+        line = next((number for path, number, name in places if _is(path, test) and name == own), 0)
         said = [text[1:].removeprefix("   ") for text in lines if text == "E" or text.startswith("E   ")]
         found[test] = Failure(test, line, "\n".join(said).rstrip())
     return tuple(found.values())
+
+
+def _is(path: str, test: str) -> bool:
+    """Whether a traceback's path is the file of a test: from elsewhere, where the test has gone to another folder."""
+    file = test.split("::")[0]
+    return path == file or path.endswith(f"/{file}")
 
 
 def _sections(log: str) -> Iterator[tuple[str, list[str]]]:

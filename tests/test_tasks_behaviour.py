@@ -71,6 +71,11 @@ def test_counted(given):
     assert grow(given - 1) == given + 1
 
 
+def test_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert grow(1) == 9
+
+
 def test_turned_round():
     assert [3] == list(map(grow, [1]))
 
@@ -153,6 +158,7 @@ def test_what_was_called_what_came_and_what_was_expected(failures):
             "test_counted[8]",
             "    assert grow(given - 1) == given + 1\n\n`grow((8 - 1))` gives `8`, but `(8 + 1)` was expected. The case is `8`.",
         ),
+        ("test_elsewhere", "    assert grow(1) == 9\n\n`grow(1)` gives `2`, but `9` was expected."),
         ("test_turned_round", "`list(map(grow, [1]))` gives `[2]`, but `[3]` was expected."),
         ("test_a_function_of_its_own", "    check(2, 4)\n\nThe result is `3`, but `4` was expected."),
         ("test_nothing_raised", "No `ValueError` is raised, but one was expected."),
@@ -173,7 +179,7 @@ def test_only_what_leads_to_the_failure_is_shown(failures):
 
 
 def test_the_plainest_of_several_failures_is_told(failures):
-    assert told(failures, *failures) == told(failures, "test_cases[1-3]")
+    assert told(failures, *failures) == told(failures, "test_elsewhere")
 
 
 def test_neither_files_nor_functions_inside_are_named(failures):
