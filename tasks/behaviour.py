@@ -84,7 +84,7 @@ def _sentence(message: str, snippet: Snippet | None) -> tuple[int, str]:
     if name := _raised(message):
         detail = (_CAUSE.fullmatch(lines[0]) or [None, None, None])[2]
         return _RAISED, f"It raises {_code(f'{name}: {detail}' if detail else name)}."
-    return _QUOTED - 1, f"It fails: {_code(lines[0])}." if lines[0] else ""
+    return _QUOTED - 1, _FAILS if lines[0] in ("", "AssertionError") else f"It fails: {_code(lines[0])}."
 
 
 def _compared(sides: tuple[str, str], lines: Sequence[str], snippet: Snippet | None) -> tuple[int, str]:
@@ -129,7 +129,7 @@ def _is_literal(node: ast.AST | None) -> bool:
 def _raised(message: str) -> str:
     """The exception that ended a test; "" for an assertion."""
     cause = _CAUSE.fullmatch(message.split("\n", 1)[0])
-    if cause is None or cause[1] == "AssertionError" or not re.search(r"(Error|Exception|Warning|Exit|Stop\w+)$", cause[1]):
+    if cause is None or cause[1] == "AssertionError" or not re.search(r"\w\.\w|(Error|Exception|Warning|Exit|Stop\w+)$", cause[1]):
         return ""
     return cause[1].rpartition(".")[2]
 

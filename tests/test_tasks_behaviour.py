@@ -20,6 +20,15 @@ def grow(n):
 
 def _inner(needed):
     return needed
+
+
+class Refused(Exception):
+    pass
+
+
+def compare(one, other):
+    if one != other:
+        raise AssertionError
 """
 TESTS = '''import unittest
 from collections import deque
@@ -74,6 +83,15 @@ def test_counted(given):
 def test_elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert grow(1) == 9
+
+
+def test_an_exception_of_a_module():
+    raise calc.Refused("no")
+
+
+def test_a_check_elsewhere():
+    wanted = 3
+    calc.compare(grow(1), wanted)
 
 
 def test_turned_round():
@@ -159,6 +177,8 @@ def test_what_was_called_what_came_and_what_was_expected(failures):
             "    assert grow(given - 1) == given + 1\n\n`grow((8 - 1))` gives `8`, but `(8 + 1)` was expected. The case is `8`.",
         ),
         ("test_elsewhere", "    assert grow(1) == 9\n\n`grow(1)` gives `2`, but `9` was expected."),
+        ("test_an_exception_of_a_module", "It raises `Refused: no`."),
+        ("test_a_check_elsewhere", "    wanted = 3\n    calc.compare(grow(1), wanted)\n\nThis check fails.\n"),
         ("test_turned_round", "`list(map(grow, [1]))` gives `[2]`, but `[3]` was expected."),
         ("test_a_function_of_its_own", "    check(2, 4)\n\nThe result is `3`, but `4` was expected."),
         ("test_nothing_raised", "No `ValueError` is raised, but one was expected."),
