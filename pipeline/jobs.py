@@ -232,18 +232,17 @@ def tasks_mutate(arguments: argparse.Namespace) -> int:
     from tasks import Request, mutate_suite
 
     from .progress import growing_progress
+    from .rewrite import rewrite_statements, rewriting
 
     where = (tuple(arguments.modules), tuple(arguments.tests))
+    url = arguments.statement_url
+    config = rewriting(arguments.out, url, arguments.statement_model) if url else None
     request = Request(arguments.package, arguments.repo, arguments.number, arguments.seed, arguments.split, *where)
     backend = open_backend(arguments.sandbox or "auto")
     with growing_progress(f"mutate {arguments.package or arguments.repo}") as tell:
         suite = asyncio.run(mutate_suite(request, arguments.out, backend, tell))
-    if arguments.statement_url:
-        from .rewrite import rewrite_statements
-
-        words = [*override("policy.url", arguments.statement_url), *override("policy.api", "chat")]
-        words += override("policy.model", arguments.statement_model) if arguments.statement_model else []
-        counts = asyncio.run(rewrite_statements(arguments.out, load_config(None, words, Config)))
+    if config is not None:
+        counts = asyncio.run(rewrite_statements(arguments.out, config))
         kept = "".join(f"; {count} kept ours: {why}" for why, count in sorted(counts.items()) if why)
         print(f"{arguments.out}: {counts['']} statements rewritten{kept}")
     print(f"{arguments.out}: {len(suite.tasks)} tasks; recipe.json makes them again, lineage.jsonl says what became of every bug")

@@ -8,6 +8,7 @@ from tasks import Task, load_suite, objection, restate, restated
 
 from .chat_policy import ChatPolicy, start_chat_policy
 from .config import Config
+from .config_io import load_config, override
 from .prompt import ByteTemplate
 
 ATTEMPTS = 2
@@ -19,6 +20,12 @@ Keep every value, the call and what was expected. Show the code as an indented b
 files, no tests and no function that the report does not name. Answer with the text alone.
 
 """
+
+
+def rewriting(suite: Path, url: str, model: str | None) -> Config:
+    """The configuration that asks a server for the statements of a suite."""
+    words = [*override("tasks.suite", suite), *override("policy.url", url), *override("policy.api", "chat")]
+    return load_config(None, [*words, *(override("policy.model", model) if model else [])], Config)
 
 
 async def rewrite_statements(suite: Path, config: Config) -> Counter[str]:

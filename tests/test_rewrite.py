@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Config
-from pipeline.rewrite import rewrite_statements
+from pipeline.rewrite import rewrite_statements, rewriting
 from pipeline.types import PolicyError
 from tasks import load_suite, toy_suite
 from tasks.lineage import append, entries
@@ -45,8 +44,7 @@ def serving(answers: dict[str, list[str]]) -> Iterator[str]:
 
 
 def rewrite(suite: Path, url: str):
-    policy = {"api": "chat", "url": url, "model": "it", "attempts": 1}
-    return asyncio.run(rewrite_statements(suite, Config.model_validate({"name": "x", "policy": policy, "tasks": {"suite": suite}})))
+    return asyncio.run(rewrite_statements(suite, rewriting(suite, url, "it")))
 
 
 def statements(suite: Path) -> dict[str, str]:
