@@ -16,7 +16,7 @@ Left out: sequence-level KL (a token's effect on the KL of later tokens), adapti
 Shapes: M scored tokens (those with mask = 1), B sequences.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import torch
@@ -62,24 +62,26 @@ def policy_loss(logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens, config: L
         kl = _mean(tokens, kl_M)
     if config.entropy_coef:
         loss = loss - config.entropy_coef * (tokens.weights_M * require_gradient(entropy_M)).sum()
+    stats = LossStats(loss=loss.item(), kl=kl, entropy=_mean(tokens, entropy_M))
+    stats = replace(stats, correction_mean=_mean(tokens, correction_M), correction_cut=_mean(tokens, correction_M != raw_M))
+    return loss, measure_ratios(stats, ratio_M, old_M, tokens, config)
+
+
+def measure_ratios(stats: LossStats, ratio_M: Tensor, old_M: Tensor, tokens: Tokens, config: LossConfig) -> LossStats:
+    """The same stats with those of pi / pi_old and of pi_old against the engine; rows of weight 0 leave no trace."""
     low_M, high_M, dual_M = find_clipped(ratio_M, tokens.advantages_M, config)
     live_M = tokens.weights_M > 0
     delta_M = (old_M - tokens.engine_M).abs() * live_M
-    stats = LossStats(
-        loss=loss.item(),
+    return replace(
+        stats,
         clip_low=_mean(tokens, low_M),
         clip_high=_mean(tokens, high_M),
         clip_dual=_mean(tokens, dual_M),
         ratio_mean=_mean(tokens, ratio_M),
         delta_mean=_mean(tokens, delta_M),
-        correction_mean=_mean(tokens, correction_M),
-        correction_cut=_mean(tokens, correction_M != raw_M),
-        entropy=_mean(tokens, entropy_M),
-        kl=kl,
         ratio_max=(ratio_M * live_M).max().item(),
         delta_max=delta_M.max().item(),
     )
-    return loss, stats
 
 
 def sft_loss(logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens) -> tuple[Tensor, LossStats]:

@@ -1,5 +1,6 @@
 """Dynamic sampling: rounds until enough groups carry a signal; what is kept, what is counted, and that a killed run keeps the same."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pipeline.batch import build_batch, is_filled
 from pipeline.collect import choose_tasks
 from pipeline.config import Config, CreditConfig, RolloutConfig
 from pipeline.journal import Journal
-from pipeline.train import World, train
+from pipeline.train import World, resume, train
 from pipeline.types import Completion, Episode, Group, Stop, Turn
 from tasks import Outcome, Verdict
 from tests.toy_loop import CHAT, RIGHT, SUBMIT, TEXTS, DyingLearner, make_config, make_task, make_world
@@ -77,6 +78,36 @@ async def test_a_killed_run_that_fills_ends_with_the_weights_of_an_undisturbed_o
         assert sorted(row.episode_id for row in journal.rows()) == sorted(expected)
     ids = CHAT.write(RIGHT)
     np.testing.assert_array_equal(await resumed.policy.logprobs(ids), await whole.policy.logprobs(ids))
+
+
+async def test_rounds_that_turn_out_not_to_be_needed_after_a_kill_change_no_later_step(tmp_path: Path) -> None:
+    """A kill in the second round, and infra in the first: made again, the first round is enough and the second's episodes are left over."""
+    config, whole = filling(4)
+    with Journal(tmp_path / "whole") as journal:
+        await train(config, journal, whole)
+        needed = [journal.steps()[step]["batch/groups"] for step in range(4)]
+        expected = [[group.group_id for group in journal.groups(step)] for step in range(4)]
+    with Journal(tmp_path / "cut") as journal:
+        for extra in filled_beyond(expected[0], config.train.seed):
+            journal.record_episode(extra, 0)
+        resumed = filling(4)[1]
+        await train(config, journal, resumed)
+        assert [journal.steps()[step]["batch/groups"] for step in range(4)] == needed
+        assert [[group.group_id for group in journal.groups(step)] for step in range(1, 4)] == expected[1:]
+        assert len(journal.groups(0)) == len(expected[0]) + 1
+        shutil.rmtree(tmp_path / "cut" / "checkpoints")
+        again = filling(4)[1]
+        await resume(config, journal, again)  # the batches are made from the journal again, left-over episodes included
+    ids = CHAT.write(RIGHT)
+    for world in (resumed, again):
+        np.testing.assert_array_equal(await world.policy.logprobs(ids), await whole.policy.logprobs(ids))
+
+
+def filled_beyond(groups: list[str], seed: int) -> list[Episode]:
+    """Two episodes, one of them resolved, of the group that one more round would have begun with."""
+    (task, _) = choose_tasks(TASKS, len(groups) // 2, 2, seed)
+    name = f"00000.{len(groups):05d}.{task.instance_id}"
+    return list(group(name, YES, NO).episodes)
 
 
 async def test_without_filling_a_step_is_one_round(tmp_path: Path) -> None:
