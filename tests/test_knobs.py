@@ -23,6 +23,7 @@ from pipeline.batch import NOTHING_FIXED, build_batch
 from pipeline.collect import Schedule, collect
 from pipeline.config import Config
 from pipeline.config_io import _keys, load_config
+from pipeline.convert import tiny_model
 from pipeline.engine import engine_command
 from pipeline.expert import ScriptedPolicy
 from pipeline.fake import FailingPolicy, MemoryMachines
@@ -41,7 +42,7 @@ from sandbox import FakeSandbox
 from tasks import Outcome, Verdict
 from tests.toy_loop import RIGHT, SUBMIT, TEXTS, WRONG, grade_text, make_task, make_world, read_patch
 
-ROWS = Path(__file__).parent / "data" / "rows.jsonl"
+ROWS = Path(__file__).parent / "data" / "verified_slice.parquet"
 Probe = Callable[[Config, Path], Any]
 
 
@@ -232,7 +233,18 @@ def see_fine_tuning(config: Config, folder: Path) -> object:
 
 def see_commands(config: Config, folder: Path) -> str:
     """What `greengrad train` says of no steps at all, or of demonstrations that are not there."""
-    words = ["--tasks.suite", str(ROWS), "--tasks.split", see_split(), "--model.path", "m", "--train.steps", "0", "--name", config.name]
+    words = [
+        "--tasks.suite",
+        str(ROWS),
+        "--tasks.split",
+        see_split(),
+        "--model.path",
+        str(tiny_model(folder / "m")),
+        "--train.steps",
+        "0",
+        "--name",
+        config.name,
+    ]
     words += ["--rft.episodes", str(config.rft.episodes)] if config.rft and config.rft.episodes else []
     (folder / "c.yaml").write_text("{}\n")
     command = [sys.executable, "-m", "pipeline.cli", "train", str(folder / "c.yaml"), *words]
