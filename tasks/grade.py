@@ -35,6 +35,7 @@ from .audit import Audit, Auditor
 from .base import Evidence, Outcome, Task, Verdict
 from .evaluation import LOG_BYTES, Evaluation, is_witnessed, run_tests
 from .lease import Machines, machine
+from .patches import patch_paths
 from .protect import drop_protected, kept_protected
 from .swebench import START, Reading, as_log, exit_code, failure_reason, read_log
 
@@ -54,6 +55,10 @@ async def grade(machines: Machines, task: Task, patch: str, limits: Limits | Non
         return Verdict(task.instance_id, Outcome.NO_PATCH, "nothing was changed")
     if len(patch) > DIFF_BYTES:
         return Verdict(task.instance_id, Outcome.PATCH_INVALID, f"the patch is larger than {DIFF_BYTES >> 20} MiB")
+    if not patch_paths(patch):
+        return Verdict(task.instance_id, Outcome.PATCH_INVALID, "no change of a file can be read in the patch")
+    if not patch.endswith("\n"):  # git refuses it; patch(1), the official harness' last resort, puts it on as if the newline were there
+        patch += "\n"
     verdict = await _with_retries(machines, task, patch, _widen(limits or Limits(), task), auditor)
     return replace(verdict, seconds=time.monotonic() - started)
 

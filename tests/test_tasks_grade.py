@@ -96,6 +96,18 @@ async def test_a_patch_too_large_to_look_through_is_invalid_and_needs_no_machine
     assert (verdict.outcome, verdict.reward, machines.started) == (Outcome.PATCH_INVALID, 0.0, []) and "8 MiB" in verdict.reason
 
 
+async def test_a_text_without_any_change_is_invalid_and_needs_no_machine(toys):
+    machines = FakeBackend()
+    for patch in ("I could not find the bug.", "```diff\n```", "--- a/calc.py\n+++ b/calc.py\n"):
+        verdict = await grade(machines, toys["add"], patch)
+        assert (verdict.outcome, verdict.reward, machines.started) == (Outcome.PATCH_INVALID, 0.0, [])
+
+
+async def test_a_patch_that_lost_its_last_newline_counts_as_the_official_harness_counts_it(backend, toys):
+    verdict = await grade(backend, toys["add"], toys["add"].gold_patch.rstrip("\n"), LIMITS)
+    assert verdict.outcome is Outcome.RESOLVED
+
+
 async def test_a_patch_that_does_not_apply_is_invalid(backend, toys):
     verdict = await grade(backend, toys["add"], change("calc.py", "x = 2\n", "x = 1\n"), LIMITS)
     assert (verdict.outcome, verdict.reward) == (Outcome.PATCH_INVALID, 0.0)
