@@ -8,10 +8,14 @@ its lists ended alike in three runs. Interrupted, it goes on: lineage.jsonl says
 
 import asyncio
 import logging
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,10 @@ from sandbox import Backend, Image, Pool, ResourceExhausted, Sandbox, SandboxErr
 from . import lineage
 from .base import Suite, Task
 from .lease import machine
-from .mutate import Mutation, choose_mutations, find_mutations
+from .mutate import Mutation
 from .plant import LIMITS, Workshop, make_task
 from .recipe import Package, Recipe, load_recipe, local_archive
-from .screen import Subject, is_candidate, run_baseline, screen
+from .screen import Subject, find_candidates, run_baseline, screen
 from .script import dockerfile
 from .sdist import checked, fetch_sdist, unpack_sdist, write_files
 from .store import load_suite, write_config, write_task
@@ -36,6 +40,7 @@ NOTE = "recipe.json"
 """Whose suite it is."""
 SDISTS = ".partial/sdists"
 PACKAGES_AT_ONCE = 2
+MOST_JOBS = 8
 REUSE = 32
 """Runs of tests in one machine, which is wiped in between: what runs here is a package's own tests, not an agent's code."""
 _LOG = logging.getLogger(__name__)
@@ -49,20 +54,27 @@ class _Kitchen:
     out: Path
     workshop: Workshop
     progress: Progress
+    benches: int
+    """Mutations of one package that are tried at once."""
 
 
-async def build_suite(recipe: Recipe | str | Path, out: Path, backend: Backend, progress: Progress | None = None) -> Suite:
+async def build_suite(
+    recipe: Recipe | str | Path, out: Path, backend: Backend, progress: Progress | None = None, jobs: int | None = None
+) -> Suite:
     """Materialise a recipe (or its name, or its file) in a folder; the same call goes on with an interrupted build.
 
     Sources that are on no index are looked for in the folder `sources` beside the recipe's file, or in that of the suite.
+    `jobs`: mutations that are tried at once; as many as there are cores, and never seen in the suite.
     ValueError where the folder holds the suite of another recipe, or a package cannot be had.
     """
     cooked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     _claim(out, cooked, out if isinstance(recipe, Recipe) else Path(recipe).parent)
-    pool = Pool(backend, LIMITS, 2 * PACKAGES_AT_ONCE, ahead=1, reuse=REUSE)
+    at_once = min(PACKAGES_AT_ONCE, len(cooked.packages))
+    benches = max(1, (jobs or min(os.cpu_count() or 1, MOST_JOBS)) // at_once)
+    pool = Pool(backend, LIMITS, 2 * at_once * benches, ahead=1, reuse=REUSE)
     with tempfile.TemporaryDirectory(prefix="greengrad-build-") as scratch:
-        kitchen = _Kitchen(cooked, out, Workshop(pool, "", Path(scratch)), progress or (lambda done, total, line: None))
-        gate = asyncio.Semaphore(PACKAGES_AT_ONCE)
+        kitchen = _Kitchen(cooked, out, Workshop(pool, "", Path(scratch)), progress or (lambda done, total, line: None), benches)
+        gate = asyncio.Semaphore(at_once)
         async with pool:
             await _all([_package(kitchen, package, gate) for package in sorted(cooked.packages, key=lambda p: -p.tasks)])
     shutil.rmtree(out / ".partial", ignore_errors=True)
@@ -115,13 +127,19 @@ async def _try_package(kitchen: _Kitchen, package: Package) -> None:
     folder = await asyncio.to_thread(_unpack, kitchen, package)
     tree = kitchen.workshop.scratch / f"{package.name}.tar"
     await asyncio.to_thread(make_tree, folder, tree)
-    async with machine(kitchen.workshop.machines, Image(kitchen.workshop.environment, tree), LIMITS) as sandbox:
-        subject = Subject(kitchen.recipe, package, folder, await run_baseline(sandbox, kitchen.recipe, package))
-        for mutation in await asyncio.to_thread(_candidates, subject):
-            if mutation.id not in tried and kept < package.tasks:
-                kept += await _try_mutation(kitchen, subject, sandbox, mutation)
-    if kept < package.tasks:
-        _LOG.warning("%s %s gave %d of the %d tasks wanted: its candidates are used up", package.name, package.version, kept, package.tasks)
+    async with AsyncExitStack() as stack:
+        image = Image(kitchen.workshop.environment, tree)
+        benches = [await stack.enter_async_context(machine(kitchen.workshop.machines, image, LIMITS)) for _ in range(kitchen.benches)]
+        subject = Subject(kitchen.recipe, package, folder, await run_baseline(benches[0], kitchen.recipe, package))
+        found = await asyncio.to_thread(find_candidates, subject)
+        trials = _trials(kitchen, subject, benches, [mutation for mutation in found if mutation.id not in tried])
+        await stack.enter_async_context(aclosing(trials))
+        async for mutation, result in trials:
+            await _keep(kitchen, subject, mutation, result)
+            kept += isinstance(result, Task)
+            if kept >= package.tasks:
+                return
+    _LOG.warning("%s %s gave %d of the %d tasks wanted: its candidates are used up", package.name, package.version, kept, package.tasks)
 
 
 def _history(out: Path, package: Package) -> tuple[set[str], int]:
@@ -142,39 +160,49 @@ def _unpack(kitchen: _Kitchen, package: Package) -> Path:
     return folder
 
 
-def _candidates(subject: Subject) -> list[Mutation]:
-    """Mutations of functions that tests call, in the order in which they are tried."""
-    recipe, called = subject.recipe, subject.baseline.calls
-    found: list[Mutation] = []
-    for path in sorted({path for path, _ in called if _is_planted(path, subject.package)}):
+async def _trials(
+    kitchen: _Kitchen, subject: Subject, benches: Sequence[Sandbox], mutations: Sequence[Mutation]
+) -> AsyncGenerator[tuple[Mutation, Task | str], None]:
+    """What becomes of each mutation, in their order, whichever is known first: with a bench for each, the next ones are tried meanwhile."""
+    free: asyncio.Queue[Sandbox] = asyncio.Queue()
+    for bench in benches:
+        free.put_nowait(bench)
+
+    async def attempt(mutation: Mutation) -> Task | str:
+        bench = await free.get()
         try:
-            source = (subject.folder / path).read_bytes().decode()
-        except UnicodeDecodeError:
-            continue
-        lines = {line for at, line in called if at == path}
-        found += find_mutations(source, path, min_lines=recipe.min_lines, max_lines=recipe.max_lines, called=lines)
-    likely = [mutation for mutation in found if mutation.kind not in recipe.without and is_candidate(mutation, subject)]
-    return choose_mutations(likely, recipe.seed, recipe.per_function)
+            screening = await screen(bench, mutation, subject)
+        finally:
+            free.put_nowait(bench)
+        return screening.why or await make_task(kitchen.workshop, subject, mutation, screening)
 
-
-def _is_planted(path: str, package: Package) -> bool:
-    below = [any(path == top or path.startswith(f"{top}/") for top in tops) for tops in (package.modules, package.tests)]
-    return below == [True, False] and path.endswith(".py")
-
-
-async def _try_mutation(kitchen: _Kitchen, subject: Subject, sandbox: Sandbox, mutation: Mutation) -> bool:
-    """Screen a mutation, make it a task if it is one, and write down what became of it; True where a task was kept."""
+    ahead: deque[tuple[Mutation, asyncio.Task[Task | str]]] = deque()
+    waiting = iter(mutations)
     try:
-        screening = await screen(sandbox, mutation, subject)
-    except ResourceExhausted:
-        _note(kitchen, subject.package, mutation, "its tests use up the machine")
-        raise
-    result = screening.why or await make_task(kitchen.workshop, subject, mutation, screening)
+        while True:
+            ahead.extend((mutation, asyncio.ensure_future(attempt(mutation))) for mutation in islice(waiting, len(benches) - len(ahead)))
+            if not ahead:
+                return
+            mutation, running = ahead[0]
+            try:
+                result = await running
+            except ResourceExhausted:
+                _note(kitchen, subject.package, mutation, "its tests use up the machine")
+                raise
+            ahead.popleft()
+            yield mutation, result
+    finally:
+        for _, running in ahead:
+            running.cancel()
+        await asyncio.gather(*(running for _, running in ahead), return_exceptions=True)
+
+
+async def _keep(kitchen: _Kitchen, subject: Subject, mutation: Mutation, result: Task | str) -> None:
+    """Write a task to the suite, and what became of its mutation to the lineage."""
     if isinstance(result, Task):
         await asyncio.to_thread(write_task, kitchen.out, result, dockerfile(kitchen.workshop.environment), kitchen.recipe.dataset)
         shutil.rmtree(kitchen.workshop.scratch / result.instance_id)
     _note(kitchen, subject.package, mutation, result)
-    return isinstance(result, Task)
 
 
 def _note(kitchen: _Kitchen, package: Package, mutation: Mutation, result: Task | str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sandbox import WORKDIR, Sandbox
 
-from .mutate import Mutation, mutate
+from .mutate import Mutation, choose_mutations, find_mutations, mutate
 from .recipe import Package, Recipe
 from .script import pytest_command
 
@@ -97,6 +97,29 @@ def is_candidate(mutation: Mutation, subject: Subject) -> bool:
     """Whether a bug there is likely to be noticed by some tests, and not by nearly all."""
     crowd = len(calling_tests(mutation, subject.baseline)) > CROWD * subject.recipe.max_failing
     return not crowd and len(covering_tests(mutation, subject.baseline)) > 0
+
+
+def find_candidates(subject: Subject) -> list[Mutation]:
+    """Mutations where tests come, in the order in which they are tried."""
+    recipe, most = subject.recipe, CROWD * subject.recipe.max_failing
+    called: dict[str, set[int]] = {}
+    for (path, line), tests in subject.baseline.calls.items():
+        if _is_planted(path, subject.package) and "" not in tests and len(tests) <= most:
+            called.setdefault(path, set()).add(line)
+    found: list[Mutation] = []
+    for path, lines in sorted(called.items()):
+        try:
+            source = (subject.folder / path).read_bytes().decode()
+        except UnicodeDecodeError:
+            continue
+        found += find_mutations(source, path, min_lines=recipe.min_lines, max_lines=recipe.max_lines, called=lines)
+    likely = [mutation for mutation in found if mutation.kind not in recipe.without and is_candidate(mutation, subject)]
+    return choose_mutations(likely, recipe.seed, recipe.per_function)
+
+
+def _is_planted(path: str, package: Package) -> bool:
+    below = [any(path == top or path.startswith(f"{top}/") for top in tops) for tops in (package.modules, package.tests)]
+    return below == [True, False] and path.endswith(".py")
 
 
 async def screen(sandbox: Sandbox, mutation: Mutation, subject: Subject) -> Screening:

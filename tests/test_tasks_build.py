@@ -71,12 +71,15 @@ def check_task(task):
 
 @pytest.mark.docker
 @pytest.mark.bubblewrap
-async def test_a_suite_is_the_same_whenever_and_wherever_it_is_built(tmp_path):
-    first, second = [await build_suite(recipe(1), tmp_path / name, open_backend(name)) for name in ("docker", "bubblewrap")]
+async def test_a_suite_is_the_same_whenever_and_wherever_and_by_however_many_it_is_built(tmp_path):
+    how = (("docker", 1), ("bubblewrap", 3))
+    first, second = [await build_suite(recipe(2), tmp_path / name, open_backend(name), jobs=jobs) for name, jobs in how]
+    tried = [[json.loads(line) for line in (tmp_path / name / "lineage.jsonl").read_text().splitlines()] for name, _ in how]
+    assert tried[0] == tried[1]
     assert [instance_row(task) for task in first.tasks] == [instance_row(task) for task in second.tasks]
     assert first.tasks[0].image.tree.read_bytes() == second.tasks[0].image.tree.read_bytes()
     with pytest.raises(ValueError, match="another recipe"):
-        await build_suite(recipe(2), tmp_path / "docker", open_backend("docker"))
+        await build_suite(recipe(3), tmp_path / "docker", open_backend("docker"))
 
 
 def test_shipped_recipes_are_whole_and_split_by_package():
