@@ -56,8 +56,7 @@ _EMPTY_TMP = "chmod -R u+rwX /tmp; find /tmp -mindepth 1 -delete"
 _APPLY = """
 again() { git reset -q --hard && git clean -fdq; }
 git apply --verbose "$PATCH" || { again; git apply --verbose --3way "$PATCH"; } || { again; git apply --verbose --reject "$PATCH"; } \\
-    || { again; patch --batch --forward --fuzz=5 -p1 -i "$PATCH"; } || { again; exit 1; }
-git apply --check --reverse "$PATCH" || { again; exit 1; }
+    || { again; patch --batch --forward --fuzz=5 -p1 -i "$PATCH"; } || git apply --check --reverse "$PATCH" || { again; exit 1; }
 git reset -q
 """
 
@@ -102,8 +101,11 @@ async def tree_hash(sandbox: Sandbox, image: Image) -> str:
 async def apply_patch(sandbox: Sandbox, patch: str | bytes) -> bool:
     """Apply a patch to WORKDIR in the order of the official harness (git apply, --3way, --reject, patch --fuzz=5).
 
-    Accepted only where it can be taken back afterwards; otherwise False, and the tree is that of the commit again.
+    As there: the first that succeeds counts, and so does a patch that stands in full although none did (it could be taken back).
+    Otherwise False, and the tree is that of the commit again.
     """
+    if not patch.strip():
+        return False
     path = f"/tmp/patch-{secrets.token_hex(6)}.diff"
     await sandbox.write(path, patch.encode("utf-8", "surrogateescape") if isinstance(patch, str) else patch)
     done = await sandbox.run(_APPLY, env={**QUIET, "PATH": GIT_PATH, "PATCH": path}, seconds=SECONDS)

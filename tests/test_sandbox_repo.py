@@ -117,13 +117,14 @@ async def test_a_patch_that_does_not_apply_leaves_the_commit_as_it_was(machine, 
     assert (await machine.run("ls /tmp/outside")).exit_code == 2
 
 
-async def test_a_patch_with_shifted_lines_applies_and_one_with_wrong_context_does_not(machine, image):
-    """As in the official harness: `patch --fuzz` may put the latter on, but then it cannot be taken back, so it does not count."""
-    shifted = "--- a/calc.py\n+++ b/calc.py\n@@ -7,2 +7,2 @@\n def add(a, b):\n-    return a - b\n+    return a + b\n"
-    assert not await apply_patch(machine, shifted.replace("-7,2 +7,2", "-7,3 +7,3").replace(" def", " # not there\n def"))
-    assert await diff(machine, image) == ""
-    assert await apply_patch(machine, shifted)
-    assert "a + b" in (await machine.run("cat calc.py")).text
+async def test_a_patch_with_shifted_lines_or_with_a_line_of_wrong_context_applies_as_officially(machine):
+    """The latter by `patch --fuzz=5`, the harness' last resort."""
+    await machine.run("seq 20 > long.txt; git add long.txt; git -c user.name=a -c user.email=a commit -qm long")
+    plain = "--- a/long.txt\n+++ b/long.txt\n@@ -9,5 +9,5 @@\n 9\n 10\n-11\n+eleven\n 12\n 13\n"
+    for patch in (plain, plain.replace("-9,5 +9,5", "-2,5 +2,5"), plain.replace(" 9", " nine"), plain.replace("\n", "\r\n")):
+        assert await apply_patch(machine, patch)
+        assert "10\neleven\n12\n" in (await machine.run("cat long.txt; git checkout -q -- .; git clean -fdq")).text
+    assert not await apply_patch(machine, plain.replace("-11", "-nothing like it"))
 
 
 async def test_git_that_cannot_be_set_up_is_a_failure_of_the_machine(image):
