@@ -1,6 +1,6 @@
-"""Groups -> credit -> Samples, and Samples -> padded micro-batches for the ranks; numpy only, knows no model and no optimiser.
+"""Groups -> credit -> Samples and their weights; numpy only, knows no model and no optimiser.
 
-Shapes: G graded episodes of a group, N turns, T tokens of a sample, S samples, B rows of a micro-batch (T then its longest row).
+Shapes: G graded episodes of a group, N turns, T tokens of a sample, S samples.
 """
 
 from collections.abc import Sequence
@@ -201,99 +201,3 @@ def weigh_samples(samples: Sequence[Sample], aggregation: Aggregation, constant_
             return np.full(len(samples), 1.0 / (episodes * constant_tokens))
         case _:
             assert_never(aggregation)
-
-
-@dataclass(frozen=True, slots=True)
-class FixedLogprobs:
-    """Log-probs that stay as they are during an iteration, shape (T,) for each sample; None where they are not needed."""
-
-    old: Sequence[np.ndarray] | None = None
-    """log pi_old"""
-    reference: Sequence[np.ndarray] | None = None
-    """log p under the reference model"""
-
-    def of(self, rows: Sequence[int]) -> "FixedLogprobs":
-        """Those of some samples."""
-        return FixedLogprobs(*(None if known is None else [known[row] for row in rows] for known in (self.old, self.reference)))
-
-
-NOTHING_FIXED = FixedLogprobs()
-
-
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """Rows for one forward pass, padded on the right; arrays of shape (B, T). A row is one sample, whole: loss.py sums over it.
-
-    Causal attention never looks right, so real tokens cannot see the padding and no attention mask is needed.
-    """
-
-    rows_B: np.ndarray
-    """Index of each row among the samples; -1 = a zero-weight copy that only keeps the ranks in step."""
-    ids_BT: np.ndarray
-    mask_BT: np.ndarray
-    """Tokens that are scored: never column 0, which nothing predicts."""
-    engine_BT: np.ndarray
-    old_BT: np.ndarray | None
-    """log pi_old; None = the current weights (the first minibatch is on-policy)."""
-    reference_BT: np.ndarray | None
-    advantages_BT: np.ndarray
-    weights_BT: np.ndarray
-
-
-def pack_micro_batches(
-    samples: Sequence[Sample],
-    micro_tokens: int,
-    ranks: int,
-    weights_S: np.ndarray | None = None,
-    fixed: FixedLogprobs = NOTHING_FIXED,
-) -> list[list[MicroBatch]]:
-    """Per rank a list of micro-batches, the same number on each rank, B * T <= micro_tokens unless one row alone is longer.
-
-    Rows are sorted by length, so that padding is small and the micro-batches that run side by side on the ranks are alike.
-    `weights_S` are those of `weigh_samples` (default: token mean).
-    """
-    weights_S = weigh_samples(samples, "token") if weights_S is None else weights_S
-    packs = [_stack_rows(rows, samples, weights_S, fixed) for rows in plan_rows([len(s.ids_T) for s in samples], micro_tokens)]
-    if missing := -len(packs) % ranks:
-        shortest = min(range(len(samples)), key=lambda row: len(samples[row].ids_T))
-        copy = _stack_rows([shortest], samples, weights_S, fixed)
-        silent = replace(copy, rows_B=np.array([-1]), weights_BT=np.zeros_like(copy.weights_BT))
-        packs += [silent] * missing
-    return [packs[rank::ranks] for rank in range(ranks)]
-
-
-def plan_rows(lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
-    """Indices of rows per micro-batch, longest rows first."""
-    packs: list[list[int]] = []
-    widest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if packs and widest * (len(packs[-1]) + 1) <= micro_tokens:
-            packs[-1].append(index)
-        else:
-            packs.append([index])
-            widest = lengths[index]
-    return packs
-
-
-def _stack_rows(rows: list[int], samples: Sequence[Sample], weights_S: np.ndarray, fixed: FixedLogprobs) -> MicroBatch:
-    chosen, known = [samples[row] for row in rows], fixed.of(rows)
-    mask_BT = _pad([sample.mask_T for sample in chosen])
-    mask_BT[:, 0] = False
-    return MicroBatch(
-        rows_B=np.array(rows, dtype=np.int64),
-        ids_BT=_pad([sample.ids_T for sample in chosen]),
-        mask_BT=mask_BT,
-        engine_BT=_pad([sample.logprobs_T for sample in chosen]),
-        old_BT=None if known.old is None else _pad(known.old),
-        reference_BT=None if known.reference is None else _pad(known.reference),
-        advantages_BT=_pad([sample.advantages_T for sample in chosen]),
-        weights_BT=(mask_BT * weights_S[rows][:, None]).astype(np.float32),
-    )
-
-
-def _pad(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows of different lengths -> one array, zeros on the right."""
-    padded_BT = np.zeros((len(arrays), max(len(array) for array in arrays)), dtype=arrays[0].dtype)
-    for row, array in enumerate(arrays):
-        padded_BT[row, : len(array)] = array
-    return padded_BT

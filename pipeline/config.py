@@ -156,7 +156,9 @@ class LearnerConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass; master weights are always fp32."""
     micro_tokens: int = Field(2048, ge=64)
-    """Token budget of one micro-batch, padding included."""
+    """Token budget of one micro-batch: distinct tokens, nothing is padded."""
+    share_prefixes: bool = True
+    """Compute once what samples begin with in common (pipeline/tree.py); the same loss and gradients, fewer tokens."""
     head_chunk: int = Field(1024, ge=1)
     """Tokens whose logits exist at one time."""
     activation_checkpointing: bool = False

@@ -1,6 +1,6 @@
 """Hidden states -> log-probs and entropies of chosen tokens, without the logits in memory; plain torch, knows no objective.
 
-Shapes: B rows, T positions, D hidden size, V vocabulary, M scored tokens (those with mask = 1; the others never meet the head).
+Shapes: N tokens, D hidden size, V vocabulary, M scored tokens (the others never meet the head).
 """
 
 from dataclasses import dataclass, replace
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .tree import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,16 @@ def _logits(hidden_CD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
     return logits_CV if temperature == 1.0 else logits_CV.div_(temperature)
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The tokens of one forward pass (packs.MicroBatch), on the device."""
+
+    ids_N: Tensor
+    positions_N: Tensor
+    sources_M: Tensor
+    runs: tuple[Run, ...] | None
+
+
 class ScoringHead(nn.Module):
     """The vocabulary head, as one module that scores tokens in chunks.
 
@@ -105,10 +117,7 @@ class ScoringHead(nn.Module):
 
 
 class Scorer(nn.Module):
-    """A causal language model whose output is the log-probs of chosen tokens instead of logits.
-
-    Rows are padded on the right: causal attention keeps padding out of sight of real tokens, so no mask is passed.
-    """
+    """A causal language model whose output is the log-probs of chosen tokens instead of logits."""
 
     def __init__(self, model: Any, how: Scoring) -> None:
         """`model` is a transformers causal language model (untyped), whose parameters are shared, not copied."""
@@ -119,9 +128,9 @@ class Scorer(nn.Module):
         self.body: nn.Module = model.base_model
         self.head = ScoringHead(head.weight, how)
 
-    def forward(self, ids_BT: Tensor, mask_BT: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """(log-probs, entropy), shape (M,), of the tokens where mask_BT is True, in row-major order; column 0 must be False."""
-        positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT)
-        hidden_BTD = self.body(input_ids=ids_BT, position_ids=positions_BT, use_cache=False).last_hidden_state
-        scores: tuple[Tensor, Tensor] = self.head(hidden_BTD[:, :-1][mask_BT[:, 1:]], ids_BT[mask_BT], temperature)
+    def forward(self, layout: Layout, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """(log-probs, entropy), shape (M,), of the targets, each predicted by the hidden state of its source."""
+        runs = {"runs": layout.runs} if layout.runs else {}  # else the model's own attention, over one sample
+        body = self.body(input_ids=layout.ids_N[None], position_ids=layout.positions_N[None], use_cache=False, **runs)
+        scores: tuple[Tensor, Tensor] = self.head(body.last_hidden_state[0][layout.sources_M], targets_M, temperature)
         return scores

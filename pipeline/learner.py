@@ -10,6 +10,7 @@ Left out so far: LoRA, checkpoints across rank counts, sequence parallelism, wei
 """
 
 import json
+import logging
 import math
 import os
 import resource
@@ -22,7 +23,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from .batch import NOTHING_FIXED, FixedLogprobs, MicroBatch, pack_micro_batches, weigh_samples
+from .batch import weigh_samples
 from .config import OptimConfig
 from .orders import (
     Command,
@@ -40,8 +41,11 @@ from .orders import (
     split_minibatches,
     summarise_steps,
 )
+from .packs import NOTHING_FIXED, FixedLogprobs, MicroBatch, Room, pack_samples
 from .ranks import Ranks, Seat
 from .types import Batch, Sample
+
+log = logging.getLogger(__name__)
 
 
 class DeepSpeedLearner:
@@ -53,7 +57,9 @@ class DeepSpeedLearner:
         self.steps = 0
         """Optimiser steps done."""
         self._ranks = Ranks(serve_rank, setup, setup.learner.ranks, setup.logs)
-        self._ranks.answers("start", setup.start_seconds)
+        if why_alone := self._ranks.answers("start", setup.start_seconds)[0]:
+            log.warning("each sample is computed alone, shared beginnings again and again: %s", why_alone)
+            self.setup = replace(setup, alone=True)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One pass of the clipped policy objective over the batch: ceil(samples / optim.batch_episodes) optimiser steps.
@@ -103,18 +109,20 @@ class DeepSpeedLearner:
         shares = share_out(self.setup, samples, objective, fixed, self.steps)
         replies: list[TrainReport] = self._ranks.call([Train(tuple(share), objective) for share in shares], self.setup.command_seconds)
         self.steps += len(shares[0])
-        return summarise_steps(replies, objective)
+        computed = sum(len(pack.ids_N) for share in shares for step in share for pack in step)
+        return summarise_steps(replies, objective) | {"optim/computed_tokens": float(computed)}
 
     def _score(self, samples: Sequence[Sample], *, reference: bool = False) -> list[np.ndarray]:
         """log p of the masked tokens, shape (T,) each, 0 elsewhere."""
-        packs = pack_micro_batches(samples, self.setup.learner.micro_tokens, self.setup.learner.ranks)
+        packs = pack_samples(samples, room_of(self.setup))
         replies = self._ranks.call([Score(tuple(pack), reference) for pack in packs], self.setup.command_seconds)
-        scores: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(samples)
+        scores = [np.zeros(len(sample.ids_T), dtype=np.float32) for sample in samples]
         for pack, reply in zip(packs, replies, strict=True):
-            for micro, logprobs_BT in zip(pack, reply, strict=True):
-                for row, logprobs_T in zip(micro.rows_B, logprobs_BT, strict=True):
+            for micro, logprobs_M in zip(pack, reply, strict=True):
+                for sequence, row in enumerate(micro.rows):
+                    mine = micro.sequences_M == sequence
                     if row >= 0:
-                        scores[row] = logprobs_T[: len(samples[row].ids_T)]
+                        scores[row][micro.tokens_M[mine]] = logprobs_M[mine]
         return scores
 
     def _call_all(self, command: Command) -> list[Any]:
@@ -127,13 +135,19 @@ def share_out(
     """Per rank and optimiser step its micro-batches; `steps`: optimiser steps done before, which decides the shuffle."""
     learner, loss = setup.learner, setup.loss
     shares: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(learner.ranks)]
-    for part in split_minibatches(len(samples), setup.optim.batch_episodes, (learner.seed, steps)):
+    for part in split_minibatches([sample.group_id for sample in samples], setup.optim.batch_episodes, (learner.seed, steps)):
         chosen = [samples[index] for index in part]
         weights_S = weigh_samples(chosen, loss.aggregation if objective == "policy" else "token", loss.constant_tokens)
-        packs = pack_micro_batches(chosen, learner.micro_tokens, learner.ranks, weights_S, fixed.of(part))
+        packs = pack_samples(chosen, room_of(setup), weights_S, fixed.of(part))
         for share, pack in zip(shares, packs, strict=True):
             share.append(tuple(pack))
     return shares
+
+
+def room_of(setup: LearnerSetup) -> Room:
+    """How samples are laid out: side by side in packs that share, or each in one of its own."""
+    learner = setup.learner
+    return Room(0, learner.ranks, share=False) if setup.alone else Room(learner.micro_tokens, learner.ranks, learner.share_prefixes)
 
 
 def check_setup(setup: LearnerSetup) -> None:
@@ -171,6 +185,8 @@ class Workshop:
     """deepspeed.DeepSpeedEngine around head.Scorer"""
     model: Any
     """The transformers model whose parameters the engine trains."""
+    why_alone: str
+    """Why each sample has to be computed alone; empty where packs of runs can be."""
     reference: Any | None
     """loss.kl_coef > 0: a second model as it was at the start, frozen and whole on each rank (it is not sharded), else None."""
 
@@ -178,7 +194,7 @@ class Workshop:
 def serve_rank(seat: Seat, setup: LearnerSetup) -> None:
     """A rank's life: start the engine, answer commands until the owner closes the pipe. An exception ends it, traceback in its log."""
     shop = open_workshop(seat, setup)
-    seat.pipe.send("ready")
+    seat.pipe.send(shop.why_alone)
     while True:
         try:
             command: Command = seat.pipe.recv()
@@ -213,7 +229,7 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from .attention import register_attention
+    from .attention import register_attention, why_not_runs
     from .head import Scorer, Scoring
 
     gpu = torch.cuda.is_available()
@@ -228,12 +244,15 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     # Its shared-memory kernel is for inference; without this line the first start compiles it for a minute or two.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     dtype = torch.bfloat16 if setup.learner.dtype == "bfloat16" else torch.float32
-    attention = register_attention() if dtype is torch.bfloat16 and not gpu else "sdpa"
 
     def load() -> Any:
-        return AutoModelForCausalLM.from_pretrained(setup.model_folder, dtype=dtype, attn_implementation=attention, local_files_only=True)
+        loaded = AutoModelForCausalLM.from_pretrained(setup.model_folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+        if not why_not_runs(loaded):
+            loaded.set_attn_implementation(register_attention())
+        return loaded
 
     model = load()
+    why_alone = why_not_runs(model)
     if setup.learner.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train(setup.learner.activation_checkpointing)
@@ -244,7 +263,7 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     )
     engine.train(setup.learner.activation_checkpointing)
     reference = Scorer(load(), Scoring(setup.learner.head_chunk)).eval().to(engine.device) if setup.loss.kl_coef else None
-    return Workshop(setup, seat.rank, seat.ranks, engine, model, reference)
+    return Workshop(setup, seat.rank, seat.ranks, engine, model, why_alone, reference)
 
 
 def prepare_environment(seat: Seat) -> None:
@@ -326,18 +345,16 @@ def compute_loss(shop: Workshop, pack: MicroBatch, objective: Objective) -> tupl
 
     from .loss import Tokens, policy_loss, sft_loss
 
-    mask_BT = torch.from_numpy(pack.mask_BT)
-
-    def pick(array_BT: np.ndarray) -> Any:
-        return torch.from_numpy(array_BT)[mask_BT].to(shop.engine.device)
+    def put(array_M: np.ndarray | None) -> Any:
+        return None if array_M is None else torch.from_numpy(array_M).to(shop.engine.device)
 
     tokens = Tokens(
-        engine_M=pick(pack.engine_BT),
-        old_M=None if pack.old_BT is None else pick(pack.old_BT),
-        advantages_M=pick(pack.advantages_BT),
-        weights_M=pick(pack.weights_BT),
-        sequences_M=mask_BT.nonzero()[:, 0].to(shop.engine.device),
-        reference_M=None if pack.reference_BT is None else pick(pack.reference_BT),
+        engine_M=put(pack.engine_M),
+        old_M=put(pack.old_M),
+        advantages_M=put(pack.advantages_M),
+        weights_M=put(pack.weights_M),
+        sequences_M=put(pack.sequences_M),
+        reference_M=put(pack.reference_M),
     )
     match objective:
         case "policy":
@@ -349,23 +366,27 @@ def compute_loss(shop: Workshop, pack: MicroBatch, objective: Objective) -> tupl
 
 
 def forward(shop: Workshop, pack: MicroBatch, temperature: float, scorer: Any) -> tuple[Any, Any]:
-    """Log-probs and entropies of the micro-batch's masked tokens, through the engine or the reference."""
+    """Log-probs and entropies of the micro-batch's scored tokens, through the engine or the reference."""
     import torch
 
-    device = shop.engine.device
-    scores: tuple[Any, Any] = scorer(torch.from_numpy(pack.ids_BT).to(device), torch.from_numpy(pack.mask_BT).to(device), temperature)
+    from .head import Layout
+
+    ids_N, positions_N, sources_M, targets_M = (
+        torch.from_numpy(array).to(shop.engine.device) for array in (pack.ids_N, pack.positions_N, pack.sources_M, pack.targets_M)
+    )
+    layout = Layout(ids_N, positions_N, sources_M, None if shop.why_alone else pack.runs)
+    scores: tuple[Any, Any] = scorer(layout, targets_M, temperature)
     return scores
 
 
 def score(shop: Workshop, pack: MicroBatch, *, reference: bool) -> np.ndarray:
-    """Log-probs of the masked tokens, shape (B, T), 0 elsewhere."""
+    """Log-probs of the scored tokens, shape (M,)."""
     import torch
 
     with torch.no_grad():
         logprobs_M, _ = forward(shop, pack, shop.setup.temperature, shop.reference if reference else shop.engine)
-    scores_BT = np.zeros(pack.ids_BT.shape, dtype=np.float32)
-    scores_BT[pack.mask_BT] = logprobs_M.float().cpu().numpy()
-    return scores_BT
+    scores_M: np.ndarray = logprobs_M.float().cpu().numpy()
+    return scores_M
 
 
 def local_grad_norm(shop: Workshop) -> float:

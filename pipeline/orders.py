@@ -8,8 +8,8 @@ from typing import Any, Literal, assert_never
 
 import numpy as np
 
-from .batch import MicroBatch
 from .config import LearnerConfig, LossConfig, OptimConfig
+from .packs import MicroBatch
 
 Objective = Literal["policy", "fine_tune"]
 
@@ -30,6 +30,8 @@ class LearnerSetup:
     total_steps: int = 0
     """Optimiser steps at which a cosine schedule reaches 0; a constant schedule ignores it."""
     export_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    alone: bool = False
+    """Each sample is a micro-batch of its own: the model's attention cannot do packs. The ranks find out at the start."""
     start_seconds: float = 900.0
     """Limit for loading the model (the first start also compiles DeepSpeed's communication extension)."""
     command_seconds: float = 7200.0
@@ -145,10 +147,15 @@ def learning_rate(step: int, optim: OptimConfig, total_steps: int) -> float:
             assert_never(optim.schedule)
 
 
-def split_minibatches(count: int, size: int, seed: tuple[int, int]) -> list[list[int]]:
-    """Shuffled indices in as few parts of at most `size` as possible, of nearly equal length (no tiny last step)."""
-    order = np.random.default_rng(seed).permutation(count)
-    return [part.tolist() for part in np.array_split(order, max(1, math.ceil(count / size)))]
+def split_minibatches(groups: Sequence[str], size: int, seed: tuple[int, int]) -> list[list[int]]:
+    """Indices of samples, given the group of each, in as few parts of at most `size` as possible, of nearly equal length.
+
+    Groups are shuffled and stay together, as far as parts allow: their samples share their beginnings, which are then computed once.
+    """
+    names = sorted(set(groups))
+    place = dict(zip(names, np.random.default_rng(seed).permutation(len(names)).tolist(), strict=True))
+    order = sorted(range(len(groups)), key=lambda index: place[groups[index]])
+    return [part.tolist() for part in np.array_split(order, max(1, math.ceil(len(groups) / size)))]
 
 
 def summarise_steps(replies: Sequence[TrainReport], objective: Objective) -> dict[str, float]:

@@ -1,11 +1,9 @@
-"""Groups -> samples -> micro-batches: merging, masks, what is dropped, and U9 and U10."""
+"""Groups -> samples: merging, masks, what is dropped, and U9 and U10."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline.batch import build_batch, pack_micro_batches, plan_rows, split_history, weigh_samples
+from pipeline.batch import build_batch, split_history, weigh_samples
 from pipeline.config import CreditConfig
 from pipeline.stages.rft import rft_samples
 from pipeline.types import Completion, Episode, Group, Sample, Stop, ToolCall, Turn
@@ -122,30 +120,3 @@ def test_weights_sum_to_one_over_all_tokens_or_over_each_group():
     by_token, by_group = weigh_samples(samples, "token"), weigh_samples(samples, "group")
     np.testing.assert_allclose(by_token * tokens_S, [0.01, 0.01, 0.98])
     np.testing.assert_allclose(by_group * tokens_S, [0.25, 0.25, 0.5])
-
-
-@given(st.lists(st.integers(2, 40), min_size=1, max_size=20), st.integers(8, 100), st.integers(1, 4))
-def test_micro_batches_hold_every_row_once_within_the_budget_and_alike_on_every_rank(lengths, budget, ranks):
-    samples = [row(length, length - 1) for length in lengths]
-    packs = pack_micro_batches(samples, budget, ranks)
-    assert len({len(pack) for pack in packs}) == 1
-    flat = [micro for pack in packs for micro in pack]
-    rows = [int(r) for micro in flat for r in micro.rows_B if r >= 0]
-    assert sorted(rows) == list(range(len(samples)))
-    for micro in flat:
-        assert micro.ids_BT.size <= budget or len(micro.ids_BT) == 1
-        assert not micro.mask_BT[:, 0].any()
-        for at, index in enumerate(micro.rows_B):
-            if index >= 0:
-                length = lengths[index]
-                np.testing.assert_array_equal(micro.ids_BT[at, :length], samples[index].ids_T)
-                assert not micro.mask_BT[at, length:].any()
-            else:
-                assert micro.mask_BT[at].any() and not micro.weights_BT[at].any()
-    assert sum(micro.weights_BT.sum() for micro in flat) == pytest.approx(1, rel=1e-4)
-
-
-def test_sorting_by_length_keeps_padding_small():
-    lengths = np.random.default_rng(0).integers(150, 900, size=256).tolist()
-    padded = sum(len(rows) * max(lengths[r] for r in rows) for rows in plan_rows(lengths, 4096))
-    assert padded / sum(lengths) < 1.05

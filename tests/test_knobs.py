@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batch import NOTHING_FIXED, build_batch
+from pipeline.batch import build_batch
 from pipeline.collect import Schedule, collect
 from pipeline.config import Config
 from pipeline.config_io import _keys, load_config
@@ -31,6 +31,7 @@ from pipeline.journal import Journal
 from pipeline.learner import build_optimizer, deepspeed_config, share_out
 from pipeline.loss import Tokens, policy_loss
 from pipeline.orders import learning_rate
+from pipeline.packs import NOTHING_FIXED
 from pipeline.plan import make_plan
 from pipeline.rollout import Rig
 from pipeline.stages.rft import count_steps, fine_tune, rft_optim
@@ -87,9 +88,9 @@ def see_rates(config: Config, folder: Path) -> list[float]:
 
 def see_shares(config: Config, folder: Path) -> list[list[list[tuple[object, object]]]]:
     """Rows and weights of each rank's micro-batches."""
-    samples = [make_sample(length, f"e{length % 3}", f"g{length % 2}") for length in (5, 60, 40, 90, 33, 21, 70, 12)]
+    samples = [make_sample(length, f"e{length % 3}", f"g{length % 7}") for length in (5, 60, 40, 90, 33, 21, 70, 12)]
     shares = share_out(setup_learner(config, folder), samples, "policy", NOTHING_FIXED, 0)
-    return [[[(micro.rows_B.tolist(), micro.weights_BT.tolist()) for micro in step] for step in share] for share in shares]
+    return [[[(micro.ids_N.tolist(), micro.rows, micro.weights_M.tolist()) for micro in step] for step in share] for share in shares]
 
 
 def make_sample(length: int, episode: str, group: str) -> Sample:
@@ -331,7 +332,8 @@ EFFECTS: dict[str, tuple[Probe, object, dict[str, object]]] = {
     "optim.grad_clip": (see_deepspeed, 0.5, {}),
     "optim.batch_episodes": (see_shares, 4, {}),
     "learner.ranks": (see_shares, 2, {}),
-    "learner.micro_tokens": (see_shares, 100, {}),
+    "learner.micro_tokens": (see_shares, 64, {}),
+    "learner.share_prefixes": (see_shares, False, {}),
     "learner.seed": (see_shares, 1, {"optim.batch_episodes": 4}),
     "learner.zero_stage": (see_deepspeed, 2, {}),
     "learner.dtype": (see_deepspeed, "bfloat16", {}),

@@ -29,7 +29,7 @@ def start(model, tmp_path):
     """Starts a learner; those that a test leaves open are closed after it."""
     opened = []
 
-    def begin(learner=None, optim=None, loss=None, **rest):
+    def begin(learner=None, optim=None, loss=None, model=model, **rest):
         setup = LearnerSetup(
             model,
             LearnerConfig(**{"micro_tokens": 4096, "head_chunk": 16, "zero_stage": 1} | (learner or {})),
@@ -52,7 +52,9 @@ def sample(seed, length, advantage=None):
     mask_T[0], mask_T[-1] = False, True
     advantage = (-1) ** seed * (1 + seed) if advantage is None else advantage
     logprobs_T = (mask_T * -rng.normal(5.5, 0.2, length)).astype(np.float32)
-    return Sample(f"e{seed}", f"g{seed % 2}", rng.integers(0, 256, length), mask_T, logprobs_T, (mask_T * advantage).astype(np.float32))
+    ids_T = rng.integers(0, 256, length)
+    ids_T[: length // 3] = np.random.default_rng(seed % 2).integers(0, 256, length // 3)  # what a group shares
+    return Sample(f"e{seed}", f"g{seed % 2}", ids_T, mask_T, logprobs_T, (mask_T * advantage).astype(np.float32))
 
 
 SAMPLES = tuple(sample(seed, length) for seed, length in enumerate(LENGTHS))
@@ -113,6 +115,21 @@ def test_u3_ranks_accumulation_and_zero_stage_change_no_loss_gradient_or_update(
         assert metrics["loss/loss"] == pytest.approx(loss, rel=1e-5)
         assert metrics["optim/grad_norm"] == pytest.approx(norm, rel=1e-5)
         assert norm > 1, "clipping took part"
+    if ranks == 1:
+        assert metrics["optim/computed_tokens"] < sum(LENGTHS), "shared beginnings were computed once"
+
+
+def test_a_model_that_cannot_share_is_computed_sample_by_sample_and_says_so(start, tmp_path, caplog):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    windows = {"layer_types": ["sliding_attention", "full_attention"], "use_sliding_window": True, "sliding_window": 8}
+    Qwen2ForCausalLM(Qwen2Config(**sizes, num_key_value_heads=2, **windows)).save_pretrained(tmp_path / "windows")
+    learner = start({"micro_tokens": 100}, loss=LossConfig(old_logprobs="engine"), model=tmp_path / "windows")
+    assert "each sample is computed alone" in caplog.text and "sliding_attention" in caplog.text
+    metrics = learner.step(BATCH)
+    assert metrics["loss/loss"] == pytest.approx(naive_steps(tmp_path / "windows", SAMPLES, 1)[0][0], rel=1e-5)
+    assert metrics["optim/computed_tokens"] == sum(LENGTHS)
 
 
 def naive_regularised_steps(folder, samples, count):
@@ -249,8 +266,10 @@ def test_the_learning_rate_warms_up_then_stays_or_falls_to_zero():
     assert [learning_rate(step, cosine, 12) for step in (0, 2, 7, 12, 20)] == pytest.approx([0.5, 1.0, 0.5, 0.0, 0.0])
 
 
-def test_minibatches_cover_all_samples_once_and_are_alike_in_size():
-    parts = split_minibatches(130, 64, (0, 3))
+def test_minibatches_cover_all_samples_once_are_alike_in_size_and_keep_groups_together():
+    groups = [f"g{number % 26}" for number in range(130)]
+    parts = split_minibatches(groups, 64, (0, 3))
     assert sorted(index for part in parts for index in part) == list(range(130))
     assert [len(part) for part in parts] == [44, 43, 43]
-    assert parts != split_minibatches(130, 64, (0, 4)) and parts == split_minibatches(130, 64, (0, 3))
+    assert parts != split_minibatches(groups, 64, (0, 4)) and parts == split_minibatches(groups, 64, (0, 3))
+    assert sum(len({groups[index] for index in part}) for part in parts) <= 26 + 2, "a group is cut only where a part ends"

@@ -6,11 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batch import FixedLogprobs, pack_micro_batches, weigh_samples
+from pipeline.batch import weigh_samples
 from pipeline.config import LossConfig
 from pipeline.head import Scoring, ScoringHead, score_tokens
 from pipeline.loss import Tokens, policy_loss, sft_loss
 from pipeline.orders import LossStats, merge_stats
+from pipeline.packs import FixedLogprobs, Room, pack_samples
 from pipeline.types import Sample
 
 CONFIG = LossConfig(eps_low=0.2, eps_high=0.3)
@@ -133,10 +134,15 @@ class TiedToy(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(VOCAB, HIDDEN) / 2)
         self.head = ScoringHead(self.weight, Scoring(chunk=4, entropy_grad=True))
 
-    def forward(self, ids_BT, mask_BT):
-        hidden = torch.nn.functional.embedding(ids_BT, self.weight)
-        hidden = hidden.cumsum(1) / torch.arange(1, ids_BT.shape[1] + 1)[None, :, None]
-        return self.head(hidden[:, :-1][mask_BT[:, 1:]], ids_BT[mask_BT], 1.0)
+    def forward(self, micro):
+        """Each token sees the mean over its own past, run by run."""
+        embedded = torch.nn.functional.embedding(torch.tensor(micro.ids_N), self.weight)
+        parts = []
+        for run in micro.runs:
+            seen = torch.cat([embedded[start:stop] for start, stop in (*run.past, (run.start, run.stop))])
+            means = seen.cumsum(0) / torch.arange(1, len(seen) + 1)[:, None]
+            parts.append(means[len(seen) - (run.stop - run.start) :])
+        return self.head(torch.cat(parts)[torch.tensor(micro.sources_M)], torch.tensor(micro.targets_M), 1.0)
 
 
 def sample_of(length, advantage, seed):
@@ -146,26 +152,22 @@ def sample_of(length, advantage, seed):
     if length in (11, 991):
         mask_T[1:] = True
     ids_T = rng.integers(0, VOCAB, length)
+    ids_T[: length // 2] = np.random.default_rng(seed % 3).integers(0, VOCAB, length // 2)  # what a group shares
     return Sample(
         f"e{seed % 5}", f"g{seed % 3}", ids_T, mask_T, -rng.random(length, dtype=np.float32), (mask_T * advantage).astype(np.float32)
     )
 
 
-def run(samples, micro_tokens, ranks, config):
+def run(samples, room, config):
     model, stats = TiedToy(), []
     weights_S = weigh_samples(samples, config.aggregation, config.constant_tokens)
     rng = np.random.default_rng(9)
     fixed = FixedLogprobs(*([-rng.random(len(s.ids_T), dtype=np.float32) * 4 for s in samples] for _ in range(2)))
-    for packs in pack_micro_batches(samples, micro_tokens, ranks, weights_S, fixed):
+    for packs in pack_samples(samples, room, weights_S, fixed):
         for micro in packs:
-            mask = torch.tensor(micro.mask_BT)
-            logprobs, entropy = model(torch.tensor(micro.ids_BT), mask)
-            engine_M, old_M, advantages_M, weights_M, reference_M = (
-                torch.tensor(array)[mask]
-                for array in (micro.engine_BT, micro.old_BT, micro.advantages_BT, micro.weights_BT, micro.reference_BT)
-            )
-            terms = Tokens(engine_M, old_M, advantages_M, weights_M, mask.nonzero()[:, 0], reference_M)
-            loss, part = policy_loss(logprobs, entropy, terms, config)
+            logprobs, entropy = model(micro)
+            known = (micro.engine_M, micro.old_M, micro.advantages_M, micro.weights_M, micro.sequences_M, micro.reference_M)
+            loss, part = policy_loss(logprobs, entropy, Tokens(*map(torch.tensor, known)), config)
             loss.backward()
             stats.append(part)
     return merge_stats(stats), model.weight.grad
@@ -185,11 +187,11 @@ SPLIT = [
 
 @pytest.mark.parametrize("config", SPLIT, ids=lambda config: f"{config.kind}-{config.aggregation}-{config.correction_level}")
 @settings(deadline=None, max_examples=20)
-@given(micro_tokens=st.integers(8, 200), ranks=st.integers(1, 4))
-def test_u3_any_split_gives_the_same_loss_gradient_and_metrics(config, micro_tokens, ranks):
+@given(micro_tokens=st.integers(8, 200), ranks=st.integers(1, 4), share=st.booleans())
+def test_u3_any_split_gives_the_same_loss_gradient_and_metrics(config, micro_tokens, ranks, share):
     samples = [sample_of(length, (-1) ** seed * (1 + seed), seed) for seed, length in enumerate([5, 30, 12, 19, 26, 3, 9])]
-    whole_stats, whole_grad = run(samples, 10_000, 1, config)
-    stats, grad = run(samples, micro_tokens, ranks, config)
+    whole_stats, whole_grad = run(samples, Room(10_000, share=False), config)
+    stats, grad = run(samples, Room(micro_tokens, ranks, share), config)
     assert whole_grad.abs().max() > 1e-3
     torch.testing.assert_close(grad, whole_grad, rtol=1e-5, atol=1e-6)
     assert (stats.kl is None) == (whole_stats.kl is None) == (config.kl_coef == 0)
@@ -230,19 +232,3 @@ def test_fine_tuning_is_cross_entropy_over_the_scored_tokens():
     loss, stats = sft_loss(logprobs, torch.zeros(6), terms)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, targets))
     assert stats.loss == pytest.approx(loss.item())
-
-
-@pytest.mark.parametrize("length", [7, 256, 600])
-def test_blocked_attention_equals_torch_s_in_value_and_gradient(length):
-    from pipeline.attention import attend_in_blocks
-
-    torch.manual_seed(0)
-    shapes = [(2, 6, length, 8), (2, 3, length, 8), (2, 3, length, 8)]  # six query heads share three key heads
-    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
-    upstream = torch.randn(2, length, 6, 8)
-    got = attend_in_blocks(None, *inputs, None, scaling=0.3)[0]
-    gradients = torch.autograd.grad((got * upstream).sum(), inputs)
-    plain = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True, scale=0.3, enable_gqa=True).transpose(1, 2)
-    torch.testing.assert_close(got, plain, rtol=1e-5, atol=1e-5)
-    for left, right in zip(gradients, torch.autograd.grad((plain * upstream).sum(), inputs), strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
