@@ -1,30 +1,19 @@
-"""The learner: DeepSpeed engines in processes of their own, one per rank (the only DeepSpeed import; light until a rank starts).
+"""The learner as its owner sees it: samples are laid out and sent to the ranks, answers are put together; knows no torch, no DeepSpeed.
 
-Knows samples and the objectives of loss.py, nothing of episodes, rewards or the engine that samples. The owner packs micro-batches
-(numpy) and sends each rank its share; the ranks talk gloo over loopback on the CPU and nccl on GPUs.
-
-Scaling: DeepSpeed averages over ranks (and over accumulation steps, which is switched off here). The token mean needs the plain sum
-of weight x token, so each loss is multiplied by the number of ranks. Learning rate: set by hand before each step, see learning_rate.
-
-Left out so far: LoRA, checkpoints across rank counts, sequence parallelism, weights loaded shard by shard (each rank reads the model).
+Knows samples and how they are weighed, nothing of episodes, rewards or the engine that samples. What a rank does is in rank.py.
 """
 
-import json
 import logging
-import math
-import os
-import resource
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 
 from .batch import weigh_samples
-from .config import OptimConfig
 from .orders import (
     Command,
     Export,
@@ -33,16 +22,14 @@ from .orders import (
     Restore,
     Save,
     Score,
-    StepReport,
     Train,
     TrainReport,
-    learning_rate,
-    merge_stats,
     split_minibatches,
     summarise_steps,
 )
 from .packs import NOTHING_FIXED, FixedLogprobs, MicroBatch, Room, pack_samples
-from .ranks import Ranks, Seat
+from .rank import serve_rank
+from .ranks import Ranks
 from .types import Batch, Sample
 
 log = logging.getLogger(__name__)
@@ -169,251 +156,3 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
-
-
-# ------------------------------------------------------------------------------------------------ inside a rank
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What a rank works with."""
-
-    setup: LearnerSetup
-    rank: int
-    ranks: int
-    engine: Any
-    """deepspeed.DeepSpeedEngine around head.Scorer"""
-    model: Any
-    """The transformers model whose parameters the engine trains."""
-    why_alone: str
-    """Why each sample has to be computed alone; empty where packs of runs can be."""
-    reference: Any | None
-    """loss.kl_coef > 0: a second model as it was at the start, frozen and whole on each rank (it is not sharded), else None."""
-
-
-def serve_rank(seat: Seat, setup: LearnerSetup) -> None:
-    """A rank's life: start the engine, answer commands until the owner closes the pipe. An exception ends it, traceback in its log."""
-    shop = open_workshop(seat, setup)
-    seat.pipe.send(shop.why_alone)
-    while True:
-        try:
-            command: Command = seat.pipe.recv()
-        except EOFError:
-            return
-        seat.pipe.send(obey(shop, command))
-
-
-def obey(shop: Workshop, command: Command) -> Any:
-    """Carry out one command; the answer goes back to the owner."""
-    match command:
-        case Train():
-            return train(shop, command)
-        case Score():
-            return [score(shop, pack, reference=command.reference) for pack in command.packs]
-        case Export():
-            return export_weights(shop, command.folder)
-        case Save():
-            shop.engine.save_checkpoint(str(command.folder), tag="state", save_latest=False)
-            return None
-        case Restore():
-            shop.engine.load_checkpoint(str(command.folder), tag="state")
-            return int(shop.engine.global_steps)
-        case _:
-            assert_never(command)
-
-
-def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
-    """Join the process group, load the model, wrap it in a DeepSpeed engine."""
-    prepare_environment(seat)
-    import deepspeed
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from .attention import register_attention, why_not_runs
-    from .head import Scorer, Scoring
-
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.set_device(seat.rank)
-    else:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // seat.ranks))
-    torch.manual_seed(setup.learner.seed)
-    torch.distributed.init_process_group(
-        "nccl" if gpu else "gloo", init_method=f"file://{seat.rendezvous}", rank=seat.rank, world_size=seat.ranks
-    )
-    # Its shared-memory kernel is for inference; without this line the first start compiles it for a minute or two.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    dtype = torch.bfloat16 if setup.learner.dtype == "bfloat16" else torch.float32
-
-    def load() -> Any:
-        loaded = AutoModelForCausalLM.from_pretrained(setup.model_folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
-        if not why_not_runs(loaded):
-            loaded.set_attn_implementation(register_attention())
-        return loaded
-
-    model = load()
-    why_alone = why_not_runs(model)
-    if setup.learner.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train(setup.learner.activation_checkpointing)
-    engine, *_ = deepspeed.initialize(
-        model=Scorer(model, Scoring(setup.learner.head_chunk, entropy_grad=setup.loss.entropy_coef > 0)),
-        optimizer=build_optimizer(model, setup.optim),
-        config=deepspeed_config(setup),
-    )
-    engine.train(setup.learner.activation_checkpointing)
-    reference = Scorer(load(), Scoring(setup.learner.head_chunk)).eval().to(engine.device) if setup.loss.kl_coef else None
-    return Workshop(setup, seat.rank, seat.ranks, engine, model, why_alone, reference)
-
-
-def prepare_environment(seat: Seat) -> None:
-    """Variables that DeepSpeed reads at import: no MPI, loopback only, its compiled extensions in our cache."""
-    cache = Path(os.environ.get("GREENGRAD_HOME") or Path.home() / ".cache" / "greengrad")
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache / "torch_extensions"))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads; threads that spin starve whatever shares the cores
-    os.environ |= {"RANK": str(seat.rank), "LOCAL_RANK": str(seat.rank), "WORLD_SIZE": str(seat.ranks), "LOCAL_SIZE": str(seat.ranks)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-
-
-def deepspeed_config(setup: LearnerSetup) -> dict[str, Any]:
-    """DeepSpeed's own configuration; small buckets, because its default of 5e8 elements takes 2 GB per buffer."""
-    learner = setup.learner
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": setup.optim.grad_clip,
-        "bf16": {"enabled": learner.dtype == "bfloat16"},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {
-            "stage": learner.zero_stage,
-            "reduce_bucket_size": 20_000_000,
-            "allgather_bucket_size": 20_000_000,
-            "overlap_comm": False,
-            "offload_optimizer": {"device": learner.offload_optimizer},
-        },
-        "steps_per_print": 1_000_000_000,
-    }
-
-
-def build_optimizer(model: Any, optim: OptimConfig) -> Any:
-    """torch AdamW; norms and biases (fewer than two dimensions) do not decay."""
-    import torch
-
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=optim.lr, betas=optim.betas, eps=optim.eps)
-
-
-def train(shop: Workshop, command: Train) -> TrainReport:
-    """All optimiser steps of one call."""
-    reports = [take_step(shop, packs, command.objective) for packs in command.minibatches]
-    return TrainReport(tuple(reports), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
-
-
-def take_step(shop: Workshop, packs: Sequence[MicroBatch], objective: Objective) -> StepReport:
-    """One optimiser step: forward and backward of each micro-batch, then clip and update."""
-    engine = shop.engine
-    lr = learning_rate(engine.global_steps, shop.setup.optim, shop.setup.total_steps)
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
-    stats = []
-    for index, pack in enumerate(packs):
-        engine.set_gradient_accumulation_boundary(index == len(packs) - 1)
-        loss, part = compute_loss(shop, pack, objective)
-        if not math.isfinite(part.loss):
-            raise FloatingPointError(f"the loss of micro-batch {index} at optimiser step {engine.global_steps} is {part.loss}")
-        engine.backward(loss * shop.ranks, scale_wrt_gas=False)
-        stats.append(part)
-    norm = local_grad_norm(shop) if shop.setup.learner.zero_stage == 0 else None
-    engine.step()
-    return StepReport(merge_stats(stats), float(engine.get_global_grad_norm() if norm is None else norm), lr)
-
-
-def compute_loss(shop: Workshop, pack: MicroBatch, objective: Objective) -> tuple[Any, Any]:
-    """(loss tensor, LossStats) of one micro-batch."""
-    import torch
-
-    from .loss import Tokens, policy_loss, sft_loss
-
-    def put(array_M: np.ndarray | None) -> Any:
-        return None if array_M is None else torch.from_numpy(array_M).to(shop.engine.device)
-
-    tokens = Tokens(
-        engine_M=put(pack.engine_M),
-        old_M=put(pack.old_M),
-        advantages_M=put(pack.advantages_M),
-        weights_M=put(pack.weights_M),
-        sequences_M=put(pack.sequences_M),
-        reference_M=put(pack.reference_M),
-    )
-    match objective:
-        case "policy":
-            return policy_loss(*forward(shop, pack, shop.setup.temperature, shop.engine), tokens, shop.setup.loss)
-        case "fine_tune":
-            return sft_loss(*forward(shop, pack, 1.0, shop.engine), tokens)
-        case _:
-            assert_never(objective)
-
-
-def forward(shop: Workshop, pack: MicroBatch, temperature: float, scorer: Any) -> tuple[Any, Any]:
-    """Log-probs and entropies of the micro-batch's scored tokens, through the engine or the reference."""
-    import torch
-
-    from .head import Layout
-
-    ids_N, positions_N, sources_M, targets_M = (
-        torch.from_numpy(array).to(shop.engine.device) for array in (pack.ids_N, pack.positions_N, pack.sources_M, pack.targets_M)
-    )
-    layout = Layout(ids_N, positions_N, sources_M, None if shop.why_alone else pack.runs)
-    scores: tuple[Any, Any] = scorer(layout, targets_M, temperature)
-    return scores
-
-
-def score(shop: Workshop, pack: MicroBatch, *, reference: bool) -> np.ndarray:
-    """Log-probs of the scored tokens, shape (M,)."""
-    import torch
-
-    with torch.no_grad():
-        logprobs_M, _ = forward(shop, pack, shop.setup.temperature, shop.reference if reference else shop.engine)
-    scores_M: np.ndarray = logprobs_M.float().cpu().numpy()
-    return scores_M
-
-
-def local_grad_norm(shop: Workshop) -> float:
-    """Norm of the reduced gradients; only for ZeRO stage 0, where DeepSpeed clips but does not tell."""
-    import torch
-
-    norms = [p.grad.norm() for p in shop.model.parameters() if p.grad is not None]
-    return float(torch.stack(norms).norm())
-
-
-def export_weights(shop: Workshop, folder: Path) -> None:
-    """Rank 0 writes config and safetensors, and copies the tokenizer; under ZeRO-3 all ranks gather, one parameter at a time."""
-    import deepspeed
-    import torch
-
-    dtype = getattr(torch, shop.setup.export_dtype)
-    state = {}
-    for name, parameter in shop.model.named_parameters():
-        gathered = deepspeed.zero.GatheredParameters([parameter], enabled=shop.setup.learner.zero_stage == 3)
-        with gathered:
-            if shop.rank == 0:
-                state[name] = parameter.detach().to("cpu", dtype, copy=True)
-    if shop.rank == 0:
-        shop.model.save_pretrained(folder, state_dict=state)
-        config = json.loads((folder / "config.json").read_text())
-        config["dtype"] = shop.setup.export_dtype  # save_pretrained notes the dtype of the model in memory
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for source in shop.setup.model_folder.iterdir():
-            if source.is_file() and source.suffix not in {".safetensors", ".bin", ".pt"} and not (folder / source.name).exists():
-                shutil.copy2(source, folder / source.name)

@@ -28,11 +28,12 @@ from pipeline.engine import engine_command
 from pipeline.expert import ScriptedPolicy
 from pipeline.fake import FailingPolicy, MemoryMachines
 from pipeline.journal import Journal
-from pipeline.learner import build_optimizer, deepspeed_config, share_out
+from pipeline.learner import share_out
 from pipeline.loss import Tokens, policy_loss
 from pipeline.orders import learning_rate
 from pipeline.packs import NOTHING_FIXED
 from pipeline.plan import make_plan
+from pipeline.rank import build_optimizer, deepspeed_config
 from pipeline.rollout import Rig
 from pipeline.stages.rft import count_steps, fine_tune, rft_optim
 from pipeline.suite import choose_tasks, open_chat
