@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from .mutate import COMBINED
+from .operators_flow import KINDS
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -65,6 +68,13 @@ class Recipe(_Section):
     without: tuple[str, ...] = _added(())
     """Kinds of bug that are not planted."""
     packages: tuple[Package, ...] = Field(min_length=1)
+
+    @field_validator("without")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(kinds) - {*KINDS, COMBINED}:
+            raise ValueError(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join((*KINDS, COMBINED))}")
+        return kinds
 
 
 def local_archive(package: Package) -> str:

@@ -94,7 +94,12 @@ def test_shipped_recipes_are_whole_and_split_by_package():
 def test_bad_recipes_are_refused_in_one_line(tmp_path):
     good = yaml.safe_load((SHIPPED / "small.yaml").read_text())
     path = tmp_path / "mine.yaml"
-    for change, complaint in (({"sed": 1}, "sed"), ({"packages": []}, "packages"), ({"max_lines": "many"}, "max_lines")):
+    for change, complaint in (
+        ({"sed": 1}, "sed"),
+        ({"packages": []}, "packages"),
+        ({"max_lines": "many"}, "max_lines"),
+        ({"without": ["loops"]}, "no such kind: loops"),
+    ):
         path.write_text(yaml.safe_dump(good | change))
         with pytest.raises(ValueError, match=complaint) as caught:
             load_recipe(path)
