@@ -5,6 +5,7 @@ Shapes: G graded episodes of a group, N turns, T tokens of a sample, S samples.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, assert_never
 
 import numpy as np
@@ -157,11 +158,23 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
             "batch/turns_mean": float(np.mean([len(episode.turns) for episode in graded])),
             "batch/submit_rate": float(np.mean([episode.stop is Stop.SUBMITTED for episode in graded])),
             "batch/truncated_rate": float(np.mean([episode.stop in TRUNCATED for episode in graded])),
+            "batch/zero_groups": float(sum(_all_have(group, 0.0) for group in credited)),
+            "batch/solved_groups": float(sum(_all_have(group, 1.0) for group in credited)),
         }
     turns = [turn for episode in graded for turn in episode.turns]
     if turns:
         metrics["batch/format_error_rate"] = float(np.mean([turn.call is None for turn in turns]))
+        metrics["batch/repeated_turn_rate"] = sum(count_repeats(episode.turns) for episode in graded) / len(turns)
     return metrics
+
+
+def _all_have(group: CreditedGroup, reward: float) -> bool:
+    return bool(group.graded) and all(episode.reward == reward for episode in group.graded)
+
+
+def count_repeats(turns: Sequence[Turn]) -> int:
+    """Turns in which the policy said, token for token, what it had said in the turn before."""
+    return sum(turn.completion.ids == before.completion.ids for before, turn in pairwise(turns))
 
 
 def measure_samples(samples: Sequence[Sample]) -> dict[str, float]:
@@ -174,6 +187,8 @@ def measure_samples(samples: Sequence[Sample]) -> dict[str, float]:
     if samples:
         advantages_T = np.concatenate([sample.advantages_T[sample.mask_T] for sample in samples])
         metrics["batch/advantage_abs_mean"] = float(np.abs(advantages_T).mean())
+        metrics["batch/advantage_min"] = float(advantages_T.min())
+        metrics["batch/advantage_max"] = float(advantages_T.max())
     return metrics
 
 

@@ -238,6 +238,13 @@ class TrainConfig(Section):
     seed: int = 0
 
 
+class TelemetryConfig(Section):
+    """What is told of a run while it goes on; metrics.jsonl is always written (docs/METRICS.md)."""
+
+    peak_tflops: float | None = Field(None, gt=0)
+    """Of all the learner's devices, for the FLOPs utilisation; None: from a table of GPUs, measured on a CPU (pipeline/peak.py)."""
+
+
 class RftConfig(Section):
     """Rejection fine-tuning: passing demonstrations, malformed turns masked."""
 
@@ -273,6 +280,7 @@ class Config(Section):
     learner: LearnerConfig = LearnerConfig()
     policy: PolicyConfig = PolicyConfig()
     train: TrainConfig = TrainConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     rft: RftConfig | None = None
     placement: Placement = Placement()
 

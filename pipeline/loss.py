@@ -71,7 +71,8 @@ def measure_ratios(stats: LossStats, ratio_M: Tensor, old_M: Tensor, tokens: Tok
     """The same stats with those of pi / pi_old and of pi_old against the engine; rows of weight 0 leave no trace."""
     low_M, high_M, dual_M = find_clipped(ratio_M, tokens.advantages_M, config)
     live_M = tokens.weights_M > 0
-    delta_M = (old_M - tokens.engine_M).abs() * live_M
+    gap_M = torch.where(live_M, old_M - tokens.engine_M, 0.0)
+    delta_M = gap_M.abs()
     return replace(
         stats,
         clip_low=_mean(tokens, low_M),
@@ -79,6 +80,7 @@ def measure_ratios(stats: LossStats, ratio_M: Tensor, old_M: Tensor, tokens: Tok
         clip_dual=_mean(tokens, dual_M),
         ratio_mean=_mean(tokens, ratio_M),
         delta_mean=_mean(tokens, delta_M),
+        delta_k3=_mean(tokens, torch.expm1(gap_M) - gap_M),
         ratio_max=(ratio_M * live_M).max().item(),
         delta_max=delta_M.max().item(),
     )

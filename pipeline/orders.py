@@ -93,6 +93,8 @@ class LossStats:
     ratio_mean: float = 0.0
     delta_mean: float = 0.0
     """Mean |log pi_old - log p(engine)|: the train-inference mismatch."""
+    delta_k3: float = 0.0
+    """Mean r - 1 - log r with r = pi_old / p(engine): the same as a divergence KL(engine || learner), in nats, never negative."""
     correction_mean: float = 0.0
     """Mean importance weight after its bounds; 1 when off."""
     correction_cut: float = 0.0

@@ -23,6 +23,7 @@ from .config import Config
 from .journal import Journal
 from .publish import publish
 from .rollout import Rig
+from .telemetry import Clock, Yardstick, measure_rollout, measure_speed
 from .types import Batch, Group, Learner, Policy
 
 log = logging.getLogger(__name__)
@@ -39,21 +40,29 @@ class World:
     learner: Learner
     rig: Rig
     tasks: Sequence[Task]
+    yardstick: Yardstick | None = None
+    """What the learner's speed is compared with; None: it is not."""
 
 
 async def train(config: Config, journal: Journal, world: World) -> None:
     """Run the steps that are not yet committed."""
     await resume(config, journal, world)
-    async for groups in collect(world.policy, world.tasks, world.rig, plan_steps(config, journal)):
+    schedule, clock = plan_steps(config, journal), Clock()
+    async for groups in collect(world.policy, world.tasks, world.rig, schedule):
+        clock.lap("rollout")
         step = check_on_policy(groups, world.policy.version)
         batch = build_batch(groups, config.credit, config.rollout.max_turns, config.rollout.fill_groups)
-        metrics = dict(batch.metrics)
+        metrics = batch.metrics | measure_rollout(groups, world.policy.version, schedule.done)
         if batch.samples:
             metrics |= await asyncio.to_thread(world.learner.step, batch)
+            clock.lap("learn")
             metrics |= await publish_step(config, journal, world, batch)
+            clock.lap("publish")
         if batch.samples and is_saved(config, step):
             await asyncio.to_thread(save_checkpoint, journal.run, world.learner, step)
-        journal.commit_step(step, metrics | {"train/version": float(world.policy.version)})
+            clock.lap("save")
+        metrics |= {"train/version": float(world.policy.version), **clock.take()}
+        journal.commit_step(step, metrics | measure_speed(metrics, world.yardstick))
         prune_checkpoints(journal.run, config.train.keep_checkpoints)
         log.info(describe_step(step, config.train.steps, metrics))
 

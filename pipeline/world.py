@@ -16,6 +16,7 @@ from .actor import choose_tasks, open_chat, open_machines, prepare_machines
 from .config import Config, RolloutConfig
 from .learner import DeepSpeedLearner
 from .orders import LearnerSetup
+from .peak import make_yardstick
 from .policy import start_policy
 from .prompt import Chat
 from .rollout import Rig
@@ -73,4 +74,4 @@ async def open_world(config: Config, run: Path, served: Policy | None = None) ->
             stack.push_async_callback(policy.close)
         learner = DeepSpeedLearner(setup)
         stack.callback(learner.close)
-        yield World(policy, learner, rig, tasks)
+        yield World(policy, learner, rig, tasks, make_yardstick(config))

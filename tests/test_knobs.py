@@ -32,6 +32,7 @@ from pipeline.learner import share_out
 from pipeline.loss import Tokens, policy_loss
 from pipeline.orders import learning_rate
 from pipeline.packs import NOTHING_FIXED
+from pipeline.peak import make_yardstick
 from pipeline.plan import make_plan
 from pipeline.rank import build_optimizer, deepspeed_config
 from pipeline.rollout import Rig
@@ -207,6 +208,11 @@ def see_training(config: Config, folder: Path) -> object:
         return list(journal.steps()), saved, [[turn.completion.ids for turn in episode.turns] for episode in journal.episodes()]
 
 
+def see_yardstick(config: Config, folder: Path) -> object:
+    """What the learner's speed is compared with: the peak that is set."""
+    return config.telemetry.peak_tflops and make_yardstick(config)
+
+
 class Counting:
     """A learner that counts what it is given; saves nothing."""
 
@@ -350,6 +356,7 @@ EFFECTS: dict[str, tuple[Probe, object, dict[str, object]]] = {
     "train.save_every": (see_training, 3, {**LOOP, "train.keep_checkpoints": 9}),
     "train.keep_checkpoints": (see_training, 1, LOOP),
     "train.seed": (see_training, 1, LOOP),
+    "telemetry.peak_tflops": (see_yardstick, 7.0, SIZE),
     "rft.episodes": (see_commands, "nowhere", {}),
     "rft.epochs": (see_fine_tuning, 2, {}),
     "rft.lr": (see_fine_tuning, 0.5, {}),

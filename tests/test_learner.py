@@ -1,9 +1,11 @@
 """The real DeepSpeed on the tiny model: splits and ZeRO stages agree, checkpoints resume, exports load, dead ranks speak."""
 
 import os
+import re
 import signal
 from dataclasses import replace
 from multiprocessing import active_children
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,6 +188,10 @@ def test_one_step_raises_tokens_of_positive_advantage_lowers_negative_ones_and_i
     assert metrics["loss/ratio_max"] == 1 and metrics["loss/clip_low"] == metrics["loss/clip_high"] == 0  # U5
     mismatch = np.concatenate([np.abs(old - row.logprobs_T)[row.mask_T] for old, row in zip(before, (good, bad), strict=True)])
     assert metrics["loss/delta_mean"] == pytest.approx(mismatch.mean(), rel=1e-4)
+    gaps = np.concatenate([(old - row.logprobs_T)[row.mask_T] for old, row in zip(before, (good, bad), strict=True)])
+    assert metrics["loss/delta_k3"] == pytest.approx((np.expm1(gaps) - gaps).mean(), rel=1e-4)
+    listed = (Path(__file__).parent.parent / "docs" / "METRICS.md").read_text()
+    assert set(metrics) == {name for name in re.findall(r"`((?:loss|optim)/\w+)`", listed) if name != "loss/kl"}
 
 
 def test_fine_tuning_in_bfloat16_keeps_updates_that_only_fp32_masters_can_hold(start):
