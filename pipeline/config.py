@@ -241,6 +241,8 @@ class TrainConfig(Section):
 class TelemetryConfig(Section):
     """What is told of a run while it goes on; metrics.jsonl is always written (docs/METRICS.md)."""
 
+    sinks: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Copies of the metrics for other tools (pipeline/sinks.py); the package of each must be installed."""
     peak_tflops: float | None = Field(None, gt=0)
     """Of all the learner's devices, for the FLOPs utilisation; None: from a table of GPUs, measured on a CPU (pipeline/peak.py)."""
 

@@ -112,12 +112,14 @@ def rollout(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> int:
     """greengrad train CONFIG [--run DIR]: reinforcement, or fine-tuning where rft.episodes names demonstrations."""
     from .actor import choose_tasks
+    from .sinks import check_sinks
 
     config = load_config(arguments.config, arguments.overrides, Config)
     if config.model is None:
         raise ValueError(f"{arguments.config}: model.path is missing: training needs a model")
     if config.policy.api == "chat":
         raise ValueError(f"{arguments.config}: policy.api: chat has neither token ids nor log-probs: training needs policy.api: tokens")
+    check_sinks(config.telemetry.sinks)
     run = arguments.run or Path("runs") / config.name
     choose_tasks(config.tasks, config.tasks.split)  # a suite that will not do is refused before anything is written
     start_run(run, config)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from .alarms import Alarm, describe_alarm, find_alarms
 from .charts import line_chart, number
 from .journal import EpisodeRow, Journal
 from .results import Results, load_results
@@ -48,6 +49,7 @@ def write_report(run: Path, target: Path | None = None) -> Path:
         newest = [journal.episode(row.episode_id) for row in rows[-EPISODES_WITH_TURNS:]]
         sections = [
             _results(evaluations(run)),
+            _alarms(find_alarms(journal.steps())),
             _curves(journal.steps()),
             _phases([(phase.name, phase.seconds) for phase in journal.phases()]),
             _episodes(rows, newest),
@@ -88,6 +90,11 @@ def _results(found: dict[str, Results]) -> str:
         return ""
     body = [[name, results.policy, *results.row().values()] for name, results in found.items()]
     return "<h2>Evaluations</h2>" + _table(["", "policy", *next(iter(found.values())).row()], body)
+
+
+def _alarms(found: Sequence[Alarm]) -> str:
+    lines = "".join(f"<p class=infra>{_text(describe_alarm(alarm))}</p>" for alarm in found)
+    return f"<h2>Look at this</h2>{lines}" if lines else ""
 
 
 def _curves(steps: dict[int, dict[str, float]]) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tasks import Task, Validation, language, patch_lines
 
+from .alarms import describe_alarm, find_alarms
 from .charts import number
 from .compare import Comparison
 from .curriculum import Record, histogram
@@ -62,6 +63,8 @@ def print_run(journal: Journal, evaluations: Mapping[str, Results]) -> None:
         print_phases(phases)
     if steps := journal.steps():
         console.print(_steps(steps))
+    for alarm in find_alarms(steps):
+        console.print(f"[yellow]look at this[/]: {escape(describe_alarm(alarm))}", soft_wrap=True)
     rows = journal.rows()
     columns = ["episode", "step", "stop", "outcome", "turns", "seconds"]
     body = [(r.episode_id, str(r.step), r.stop, _coloured(r.outcome), str(r.turns), f"{r.seconds:.1f}") for r in rows[-LAST_EPISODES:]]

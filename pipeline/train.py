@@ -17,12 +17,14 @@ from pathlib import Path
 
 from tasks import Task
 
+from .alarms import describe_alarm, find_alarms
 from .batch import build_batch, is_filled
 from .collect import Schedule, collect
 from .config import Config
 from .journal import Journal
 from .publish import publish
 from .rollout import Rig
+from .sinks import open_sinks
 from .telemetry import Clock, Yardstick, measure_rollout, measure_speed
 from .types import Batch, Group, Learner, Policy
 
@@ -47,24 +49,43 @@ class World:
 async def train(config: Config, journal: Journal, world: World) -> None:
     """Run the steps that are not yet committed."""
     await resume(config, journal, world)
-    schedule, clock = plan_steps(config, journal), Clock()
-    async for groups in collect(world.policy, world.tasks, world.rig, schedule):
-        clock.lap("rollout")
-        step = check_on_policy(groups, world.policy.version)
-        batch = build_batch(groups, config.credit, config.rollout.max_turns, config.rollout.fill_groups)
-        metrics = batch.metrics | measure_rollout(groups, world.policy.version, schedule.done)
-        if batch.samples:
-            metrics |= await asyncio.to_thread(world.learner.step, batch)
-            clock.lap("learn")
-            metrics |= await publish_step(config, journal, world, batch)
-            clock.lap("publish")
-        if batch.samples and is_saved(config, step):
-            await asyncio.to_thread(save_checkpoint, journal.run, world.learner, step)
-            clock.lap("save")
-        metrics |= {"train/version": float(world.policy.version), **clock.take()}
-        journal.commit_step(step, metrics | measure_speed(metrics, world.yardstick))
-        prune_checkpoints(journal.run, config.train.keep_checkpoints)
-        log.info(describe_step(step, config.train.steps, metrics))
+    with open_sinks(config.telemetry.sinks, journal.run, journal.steps()) as copy:
+        schedule, clock = plan_steps(config, journal), Clock()
+        async for groups in collect(world.policy, world.tasks, world.rig, schedule):
+            clock.lap("rollout")
+            step = check_on_policy(groups, world.policy.version)
+            metrics = measure_rollout(groups, world.policy.version, schedule.done)
+            metrics |= await update(config, journal, world, groups, clock)
+            metrics |= {"train/version": float(world.policy.version), **clock.take()}
+            metrics |= measure_speed(metrics, world.yardstick)
+            journal.commit_step(step, metrics)
+            copy(step, metrics)
+            prune_checkpoints(journal.run, config.train.keep_checkpoints)
+            log.info(describe_step(step, config.train.steps, metrics))
+            warn(journal, step)
+
+
+async def update(config: Config, journal: Journal, world: World, groups: Sequence[Group], clock: Clock) -> dict[str, float]:
+    """Learn from the groups of a step, publish and save; without a signal nothing changes."""
+    batch = build_batch(groups, config.credit, config.rollout.max_turns, config.rollout.fill_groups)
+    metrics = dict(batch.metrics)
+    if not batch.samples:
+        return metrics
+    metrics |= await asyncio.to_thread(world.learner.step, batch)
+    clock.lap("learn")
+    metrics |= await publish_step(config, journal, world, batch)
+    clock.lap("publish")
+    if is_saved(config, groups[0].step):
+        await asyncio.to_thread(save_checkpoint, journal.run, world.learner, groups[0].step)
+        clock.lap("save")
+    return metrics
+
+
+def warn(journal: Journal, step: int) -> None:
+    """The alarms that begin at this step."""
+    for alarm in find_alarms(journal.steps()):
+        if alarm.first == step:
+            log.warning("look at this run: %s", describe_alarm(alarm))
 
 
 def plan_steps(config: Config, journal: Journal) -> Schedule:

@@ -29,6 +29,9 @@ ROOMS = {
     "libcst": {"tasks/spans.py", "tasks/operators.py", "tasks/operators_flow.py"},
     "datasets": {"tasks/sources.py", "tasks/export.py"},
     "ray": {"pipeline/cluster.py"},
+    "tensorboard": {"pipeline/sinks.py"},
+    "wandb": {"pipeline/sinks.py"},
+    "trackio": {"pipeline/sinks.py"},
 }
 """Package -> the only files that may import it."""
 LIGHT_PACKAGES = (

@@ -17,6 +17,7 @@ from ..config import Config, LossConfig, OptimConfig, RftConfig
 from ..journal import Journal
 from ..learner import DeepSpeedLearner
 from ..progress import progress
+from ..sinks import open_sinks
 from ..train import find_checkpoint, prune_checkpoints, save_checkpoint
 from ..types import Batch, Episode, Learner, Sample, Stop
 from ..world import setup_learner
@@ -65,21 +66,23 @@ def tune_on(config: Config, rft: RftConfig, demonstrations: Path, run: Path) -> 
     with Journal(run) as journal:
         learner = DeepSpeedLearner(setup)
         try:
-            fine_tune(rft, journal, learner, samples)
+            fine_tune(rft, journal, learner, samples, config.telemetry.sinks)
         finally:
             learner.close()
 
 
-def fine_tune(rft: RftConfig, journal: Journal, learner: FineTuner, samples: Sequence[Sample]) -> None:
+def fine_tune(rft: RftConfig, journal: Journal, learner: FineTuner, samples: Sequence[Sample], sinks: Sequence[str] = ()) -> None:
     """Train the epochs that are not committed, then write the model to RUN/model."""
     saved = find_checkpoint(journal.run, journal.next_step)
     if saved is not None:
         learner.restore(saved)
-    for epoch in range(journal.next_step, rft.epochs):
-        metrics = train_epoch(rft, learner, samples, epoch)
-        save_checkpoint(journal.run, learner, epoch)
-        journal.commit_step(epoch, metrics)
-        prune_checkpoints(journal.run, keep=1)
+    with open_sinks(sinks, journal.run, journal.steps()) as copy:
+        for epoch in range(journal.next_step, rft.epochs):
+            metrics = train_epoch(rft, learner, samples, epoch)
+            save_checkpoint(journal.run, learner, epoch)
+            journal.commit_step(epoch, metrics)
+            copy(epoch, metrics)
+            prune_checkpoints(journal.run, keep=1)
     learner.export(journal.run / "model")
 
 
