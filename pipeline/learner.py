@@ -81,7 +81,7 @@ class DeepSpeedLearner:
             self._call_all(Save(partial))
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint of the same number of ranks."""
+        """Go on from a checkpoint of the same ZeRO stage, whatever the number of ranks that wrote it."""
         if not folder.is_dir():
             raise FileNotFoundError(f"no checkpoint at {folder}")
         self.steps = self._call_all(Restore(folder.absolute()))[0]

@@ -28,6 +28,7 @@ FREE = frozenset(
         *("policy.price_in", "policy.price_out", "policy.max_requests", "policy.memory_gb", "policy.gpu_fraction"),
         *(
             "policy.tensor_parallel",
+            "learner.ranks",
             "train.steps",
             "train.save_every",
             "train.keep_checkpoints",

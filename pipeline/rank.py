@@ -1,4 +1,4 @@
-"""One rank of the learner: a DeepSpeed engine around the model, in a process of its own (the only DeepSpeed import; light until it starts).
+"""One rank of the learner: a DeepSpeed engine around the model, in a process of its own (light until it starts).
 
 It obeys the commands of orders.py; the ranks talk gloo over loopback on the CPU and nccl on GPUs.
 
@@ -20,6 +20,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
+from .checkpoint import load_checkpoint, save_checkpoint
 from .config import OptimConfig
 from .orders import (
     Command,
@@ -78,11 +79,9 @@ def obey(shop: Workshop, command: Command) -> Any:
         case Export():
             return export_weights(shop, command.folder)
         case Save():
-            shop.engine.save_checkpoint(str(command.folder), tag="state", save_latest=False)
-            return None
+            return save_checkpoint(shop.engine, command.folder)
         case Restore():
-            shop.engine.load_checkpoint(str(command.folder), tag="state")
-            return int(shop.engine.global_steps)
+            return load_checkpoint(shop.engine, command.folder, shop.rank, shop.ranks)
         case _:
             assert_never(command)
 
