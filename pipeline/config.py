@@ -235,6 +235,10 @@ class TrainConfig(Section):
     steps: int = Field(1, ge=0)
     save_every: int = Field(1, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    eval_every: int = Field(0, ge=0)
+    """Steps between evaluations of held-out tasks, one after the last included; the best model is kept in RUN/best. 0: none."""
+    eval_split: str = "test"
+    """Of tasks.suite: the held-out tasks."""
     seed: int = 0
 
 
@@ -288,7 +292,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _demand_what_credit_reads(self) -> Self:
-        """A scheme whose inputs are not recorded is an error here, never zeros later."""
+        """A scheme whose inputs are not recorded is an error here, never zeros later; so is a held-out task that is trained on."""
+        if self.train.eval_every and self.train.eval_split == self.tasks.split:
+            raise ValueError(f"train.eval_split: {self.train.eval_split} is what tasks.split trains on; choose another")
         if self.credit.kind == "gigpo" and not self.rollout.anchors:
             raise ValueError("credit.kind gigpo needs the working tree's hash: set rollout.anchors: true")
         if (self.credit.kind == "potential" or self.credit.turn_reward == "tests") and not self.rollout.visible_tests:

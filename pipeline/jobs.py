@@ -112,6 +112,7 @@ def rollout(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> int:
     """greengrad train CONFIG [--run DIR]: reinforcement, or fine-tuning where rft.episodes names demonstrations."""
     from .actor import choose_tasks
+    from .held_out import choose_held_out
     from .sinks import check_sinks
 
     config = load_config(arguments.config, arguments.overrides, Config)
@@ -122,6 +123,7 @@ def train(arguments: argparse.Namespace) -> int:
     check_sinks(config.telemetry.sinks)
     run = arguments.run or Path("runs") / config.name
     choose_tasks(config.tasks, config.tasks.split)  # a suite that will not do is refused before anything is written
+    choose_held_out(config)
     start_run(run, config)
     if config.rft is not None and config.rft.episodes is not None:
         _fine_tune(config, config.rft, config.rft.episodes, run)

@@ -21,6 +21,7 @@ from .alarms import describe_alarm, find_alarms
 from .batch import build_batch, is_filled
 from .collect import Schedule, collect
 from .config import Config
+from .held_out import evaluate_held_out, is_evaluated
 from .journal import Journal
 from .publish import publish
 from .rollout import Rig
@@ -42,6 +43,8 @@ class World:
     learner: Learner
     rig: Rig
     tasks: Sequence[Task]
+    held_out: Sequence[Task] = ()
+    """Tasks that are evaluated and never trained on."""
     yardstick: Yardstick | None = None
     """What the learner's speed is compared with; None: it is not."""
 
@@ -56,6 +59,9 @@ async def train(config: Config, journal: Journal, world: World) -> None:
             step = check_on_policy(groups, world.policy.version)
             metrics = measure_rollout(groups, world.policy.version, schedule.done)
             metrics |= await update(config, journal, world, groups, clock)
+            if is_evaluated(config, step):
+                metrics |= await evaluate_held_out(config, journal, world, step)
+                clock.lap("eval")
             metrics |= {"train/version": float(world.policy.version), **clock.take()}
             metrics |= measure_speed(metrics, world.yardstick)
             journal.commit_step(step, metrics)
@@ -196,6 +202,8 @@ def _number(checkpoint: Path) -> int:
 def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     """One line for a person."""
     resolved = f"{metrics['reward/resolved']:.0%} resolved" if "reward/resolved" in metrics else "nothing graded"
+    if "eval/resolved" in metrics:
+        resolved += f" ({metrics['eval/resolved']:.0%} of {metrics['eval/instances']:.0f} held-out tasks)"
     counts = f"{metrics['batch/mixed_groups']:.0f} of {metrics['batch/groups']:.0f} groups mixed"
     if metrics.get("batch/missing_groups"):
         counts += f" ({metrics['batch/missing_groups']:.0f} fewer than rollout.fill_groups)"

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from sandbox import Pool, diff
-from tasks import Auditor, grade
+from tasks import Auditor, Task, grade
 
 from .actor import choose_tasks, open_chat, open_machines, prepare_machines
 from .config import Config, RolloutConfig
+from .held_out import choose_held_out
 from .learner import DeepSpeedLearner
 from .orders import LearnerSetup
 from .peak import make_yardstick
@@ -60,12 +61,26 @@ def setup_learner(config: Config, run: Path, total_steps: int = 0) -> LearnerSet
     return LearnerSetup(config.model.path, config.learner, config.optim, config.loss, run / "logs", temperature, total_steps)
 
 
+async def prepare_tasks(config: Config, run: Path) -> tuple[list[Task], list[Task]]:
+    """Those to train on and those held out, as far as they may be attempted; ValueError where there is none of one kind."""
+    chosen, apart = choose_tasks(config.tasks, config.tasks.split), choose_held_out(config)
+    held_out = {task.instance_id for task in apart}
+    if both := sorted(held_out & {task.instance_id for task in chosen}):
+        raise ValueError(
+            f"{config.tasks.suite}: {both[0]} is in {config.tasks.split} and in {config.train.eval_split}: nothing is held out"
+        )
+    usable = (await prepare_machines(config.sandbox, config.tasks.suite, [*chosen, *apart], run)).usable()
+    train, test = ([task for task in usable if (task.instance_id in held_out) is kind] for kind in (False, True))
+    if not train or (apart and not test):
+        raise ValueError(f"{config.tasks.suite}: {len(train)} tasks to train on and {len(test)} held out may be attempted: too few")
+    return train, test
+
+
 @asynccontextmanager
 async def open_world(config: Config, run: Path, served: Policy | None = None) -> AsyncIterator[World]:
     """Everything that a training run acts on; closed in reverse order, whatever happens. `served`: a policy that runs already and stays."""
     setup = setup_learner(config, run)
-    chosen = choose_tasks(config.tasks, config.tasks.split)
-    tasks = (await prepare_machines(config.sandbox, config.tasks.suite, chosen, run)).usable()
+    tasks, held_out = await prepare_tasks(config, run)
     chat = open_chat(config)
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(open_rig(config, config.rollout, chat, config.model.context if config.model else 0))
@@ -74,4 +89,4 @@ async def open_world(config: Config, run: Path, served: Policy | None = None) ->
             stack.push_async_callback(policy.close)
         learner = DeepSpeedLearner(setup)
         stack.callback(learner.close)
-        yield World(policy, learner, rig, tasks, make_yardstick(config))
+        yield World(policy, learner, rig, tasks, held_out, make_yardstick(config))

@@ -393,6 +393,8 @@ ELSEWHERE = {
     "policy.request_seconds": "test_chat_policy.test_a_server_that_hangs_is_given_up",
     "policy.price_in": "test_chat_policy.test_an_evaluation_over_http_resolves_what_the_server_solves_and_counts_tokens_and_cost",
     "policy.price_out": "test_chat_policy.test_an_evaluation_over_http_resolves_what_the_server_solves_and_counts_tokens_and_cost",
+    "train.eval_every": "test_held_out.test_every_eval_every_steps_and_after_the_last_the_held_out_tasks_are_evaluated",
+    "train.eval_split": "test_held_out.test_the_held_out_tasks_are_those_of_the_eval_split",
     "telemetry.sinks": "test_sinks.test_a_run_that_was_killed_has_every_step_once_in_tensorboard",
     "policy.publish_tolerance": "test_train.test_a_publish_that_does_not_arrive_stops_the_run",
 }

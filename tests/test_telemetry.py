@@ -15,7 +15,7 @@ from pipeline.peak import find_peak, make_yardstick, measure_cpu
 from pipeline.telemetry import Clock, Yardstick, measure_rollout, measure_speed
 from pipeline.train import World, train
 from pipeline.types import Batch, Completion, Episode, Group, Stop, Turn
-from tests.toy_loop import CHAT, TEXTS, DyingLearner, make_config, make_world
+from tests.toy_loop import CHAT, TEXTS, DyingLearner, make_config, make_task, make_world
 
 METRICS = Path(__file__).parent.parent / "docs" / "METRICS.md"
 
@@ -34,11 +34,11 @@ class ReportingLearner(SoftmaxLearner):
 
 
 def reporting_world() -> World:
-    return replace(make_world(learner=ReportingLearner(CHAT, TEXTS)), yardstick=Yardstick(6e6, 1e12))
+    return replace(make_world(learner=ReportingLearner(CHAT, TEXTS)), held_out=[make_task(9)], yardstick=Yardstick(6e6, 1e12))
 
 
 async def test_a_run_writes_every_listed_metric_and_no_other(tmp_path: Path) -> None:
-    config = make_config(4)
+    config = make_config(4, eval_every=2)
     rollout = config.rollout.model_copy(update={"fill_groups": 2, "fill_rounds": 2})
     world = reporting_world()
     with Journal(tmp_path) as journal:
