@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.actor import open_chat
 from pipeline.config import Config
-from pipeline.fake import SoftmaxLearner
+from pipeline.convert import tiny_model
+from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
 from pipeline.held_out import choose_held_out, find_best
 from pipeline.journal import Journal
 from pipeline.train import World, train
-from tests.toy_loop import CHAT, TEXTS, DyingLearner, make_config, make_task, make_world
+from pipeline.world import open_world, prepare_tasks
+from sandbox import Backend
+from tasks import toy_suite
+from tests.toy_loop import CHAT, RIGHT, SUBMIT, TEXTS, DyingLearner, make_config, make_task, make_world
 
 STEPS = 6
 
@@ -89,3 +94,43 @@ def test_the_held_out_tasks_are_those_of_the_eval_split() -> None:
     assert {task.split for task in choose_held_out(config)} == {"test"}
     with pytest.raises(ValueError, match="no tasks of split 'elsewhere'"):
         choose_held_out(config.model_copy(update={"train": config.train.model_copy(update={"eval_split": "elsewhere"})}))
+
+
+async def test_a_real_suite_is_prepared_with_its_held_out_tasks_apart(backend: Backend, tmp_path: Path) -> None:
+    suite = toy_suite(tmp_path / "suite")
+    keys = {"tasks": {"suite": suite.path}, "sandbox": {"backend": backend.name}, "train": {"eval_every": 1}}
+    tasks, held_out = await prepare_tasks(Config.model_validate(keys), tmp_path)
+    assert [task.split for task in tasks] == ["train", "train"] and [task.split for task in held_out] == ["test"]
+    tasks, held_out = await prepare_tasks(Config.model_validate(keys | {"train": {}}), tmp_path)
+    assert len(tasks) == 2 and held_out == []
+
+
+class DeafPolicy(SoftmaxPolicy):
+    """Samples fixed texts whatever is published, so that the real learner can be run without a real engine."""
+
+    async def load(self, folder: Path, version: int) -> None:
+        assert (folder / "model.safetensors").is_file()
+        self.version = version
+
+
+@pytest.mark.deepspeed
+@pytest.mark.bubblewrap
+async def test_a_step_in_real_sandboxes_with_the_real_learner_keeps_a_model_and_tells_its_speed(tmp_path: Path) -> None:
+    suite = toy_suite(tmp_path / "suite")
+    keys = {
+        "tasks": {"suite": suite.path},
+        "model": {"path": tiny_model(tmp_path / "model"), "context": 2048},
+        "sandbox": {"backend": "bubblewrap", "concurrency": 2},
+        "rollout": {"tasks_per_step": 2, "group_size": 4, "max_turns": 2},
+        "policy": {"publish_tolerance": 1e3},
+        "train": {"eval_every": 1, "steps": 1},
+    }
+    config = Config.model_validate(keys)
+    policy = DeafPolicy(open_chat(config), (RIGHT, SUBMIT))
+    with Journal(tmp_path / "run") as journal:
+        async with open_world(config, tmp_path / "run", policy) as world:
+            await train(config, journal, world)
+        (metrics,) = journal.steps().values()
+    assert metrics["batch/kept_groups"] > 0 and metrics["eval/instances"] == 1 and metrics["eval/infra"] == 0
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+    assert metrics["speed/flops_utilisation"] > 0 and metrics["loss/delta_k3"] > 0 and metrics["memory/resident_gb"] > 0.1
