@@ -123,7 +123,7 @@ def print_phases(phases: Sequence[Phase]) -> None:
 
 def _steps(steps: Mapping[int, Mapping[str, float]]) -> Table:
     """The metrics that people look at first, where they were recorded."""
-    wanted = ["reward/resolved", "reward/mean", "batch/mixed_groups", "loss/policy", "optim/grad_norm", "train/version"]
+    wanted = ["reward/resolved", "reward/mean", "batch/mixed_groups", "loss/entropy", "optim/grad_norm", "eval/resolved", "train/version"]
     keys = [key for key in wanted if any(key in metrics for metrics in steps.values())]
     body = [(str(step), *(number(metrics[key]) if key in metrics else "-" for key in keys)) for step, metrics in steps.items()]
     return _table("steps (all metrics: metrics.jsonl)", ["step", *keys], body)
