@@ -34,6 +34,8 @@ def is_evaluated(config: Config, step: int) -> bool:
 
 async def evaluate_held_out(config: Config, journal: Journal, world: "World", step: int) -> dict[str, float]:
     """The rate with the weights that the engine holds after this step; the best so far is exported before the step is committed."""
+    if not world.held_out:
+        raise ValueError("train.eval_every: there are no held-out tasks; open_world makes them from train.eval_split")
     actor = Actor(f"step {step}", lambda task: world.policy, config.train.seed)
     with Journal(journal.run / f"eval-{step:05d}") as record:
         results = await evaluate(actor, world.held_out, world.rig, record, f"held-out tasks after step {step + 1}")

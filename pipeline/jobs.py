@@ -144,6 +144,7 @@ def _fine_tune(config: Config, rft: RftConfig, episodes: Path, run: Path) -> Non
 async def _train(config: Config, run: Path) -> None:
     from .journal import Journal
     from .report import write_report
+    from .sinks import open_sinks
     from .train import train as run_steps
     from .world import open_world
 
@@ -153,6 +154,8 @@ async def _train(config: Config, run: Path) -> None:
                 await run_steps(config, journal, world)
         else:
             log.info("all %d steps are committed already", config.train.steps)
+            with open_sinks(config.telemetry.sinks, run, journal.steps()):
+                pass  # a run that was killed after its last step is copied to its end
     write_report(run)
 
 

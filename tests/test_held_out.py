@@ -76,6 +76,11 @@ async def test_training_is_not_changed_by_it_and_a_killed_run_ends_with_the_same
     assert best[0] == best[1]
 
 
+async def test_an_evaluation_of_nothing_is_an_error_and_no_rate_of_zero(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal, pytest.raises(ValueError, match="there are no held-out tasks"):
+        await train(evaluating(), journal, make_world())
+
+
 def test_of_equal_rates_the_earliest_is_the_best() -> None:
     rates = {0: 0.1, 2: 0.4, 4: 0.4, 6: 0.2}
     assert find_best({step: {"eval/resolved": rate} for step, rate in rates.items()}) == (2, 0.4)

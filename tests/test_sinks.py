@@ -1,5 +1,6 @@
 """Copies of the metrics: TensorBoard's files read back by TensorBoard, whole and once after a kill; what is not installed is told."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,9 +9,11 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from pipeline.cli import main
 from pipeline.config import TelemetryConfig
+from pipeline.convert import tiny_model
 from pipeline.journal import Journal
 from pipeline.sinks import check_sinks, identify, open_sinks
 from pipeline.train import train
+from tasks import toy_suite
 from tests.toy_loop import CHAT, TEXTS, DyingLearner, make_config, make_world
 
 
@@ -42,6 +45,17 @@ def test_a_step_that_was_committed_and_not_copied_is_copied_at_the_next_start(tm
     with open_sinks(["tensorboard"], tmp_path, {0: {"a/b": 1.0}, 1: {"a/b": 2.0}}) as write:
         write(2, {"a/b": 3.0})
     assert read_back(tmp_path) == [(0, "a/b", 1.0), (1, "a/b", 2.0), (2, "a/b", 3.0)]
+
+
+def test_a_run_that_was_killed_after_its_last_step_is_copied_by_the_same_command(tmp_path: Path) -> None:
+    toy_suite(tmp_path / "suite")
+    model = tiny_model(tmp_path / "model")
+    keys = {"tasks": {"suite": str(tmp_path / "suite")}, "model": {"path": str(model)}, "telemetry": {"sinks": ["tensorboard"]}}
+    (tmp_path / "c.yaml").write_text(json.dumps(keys))
+    with Journal(tmp_path / "run") as journal:
+        journal.commit_step(0, {"a/b": 1.0})
+    assert main(["train", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run"), "--train.steps", "1"]) == 0
+    assert read_back(tmp_path / "run") == [(0, "a/b", 1.0)]
 
 
 def test_nothing_is_imported_that_was_not_asked_for(tmp_path: Path) -> None:
