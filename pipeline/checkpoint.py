@@ -15,18 +15,31 @@ TAG = "state"
 
 
 def save_checkpoint(engine: Any, folder: Path) -> None:
-    """Weights, optimiser and step count; every rank writes its part."""
-    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+    """Weights, optimiser and step count; every rank writes its part. Frozen weights, which the model folder has, stay out."""
+    frozen = [name for name, weight in engine.module.named_parameters(remove_duplicate=False) if not weight.requires_grad]
+
+    def drop(_module: Any, state: dict[str, Any], *_unused: Any) -> None:  # DeepSpeed leaves the second name of a tied weight
+        for name in frozen:
+            del state[name]
+
+    hook = engine.module.register_state_dict_post_hook(drop)
+    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+    hook.remove()
 
 
 def load_checkpoint(engine: Any, folder: Path, rank: int, ranks: int) -> int:
     """Weights, optimiser and step count, whatever the number of ranks that wrote them; returns the optimiser steps done."""
     parts = len(list((folder / TAG).glob("*_optim_states.pt")))
     if parts in {0, ranks}:
-        engine.load_checkpoint(str(folder), tag=TAG)
+        _load(engine, folder)
     else:
         _load_universal(engine, folder, rank)
     return int(engine.global_steps)
+
+
+def _load(engine: Any, folder: Path) -> None:
+    whole = all(parameter.requires_grad for parameter in engine.module.parameters())
+    engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=whole)
 
 
 def _load_universal(engine: Any, folder: Path, rank: int) -> None:
@@ -39,7 +52,7 @@ def _load_universal(engine: Any, folder: Path, rank: int) -> None:
     torch.distributed.barrier()
     settings = [{key: value for key, value in group.items() if key != "params"} for group in engine.optimizer.param_groups]
     engine._config.load_universal_checkpoint = True
-    engine.load_checkpoint(str(scratch), tag=TAG)
+    _load(engine, scratch)
     engine._config.load_universal_checkpoint = False
     _repair_stage_3(engine.optimizer.optimizer, settings)
     torch.distributed.barrier()

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 
 from sandbox import Limits
 
+from .config_learner import LearnerConfig as LearnerConfig
+from .config_learner import LoraConfig as LoraConfig
 from .config_objective import CreditConfig as CreditConfig
 from .config_objective import LossConfig as LossConfig
 from .config_objective import Section as Section
@@ -146,31 +148,6 @@ class OptimConfig(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     batch_episodes: int = Field(128, ge=1)
     """Samples of one optimiser step: an iteration with more takes several."""
-
-
-class LearnerConfig(Section):
-    """The DeepSpeed engine."""
-
-    ranks: int = Field(1, ge=1)
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward pass; master weights are always fp32."""
-    micro_tokens: int = Field(2048, ge=64)
-    """Token budget of one micro-batch: distinct tokens, nothing is padded."""
-    share_prefixes: bool = True
-    """Compute once what samples begin with in common (pipeline/tree.py); the same loss and gradients, fewer tokens."""
-    head_chunk: int = Field(1024, ge=1)
-    """Tokens whose logits exist at one time."""
-    activation_checkpointing: bool = False
-    offload_optimizer: Literal["none", "cpu"] = "none"
-    """The host's memory for the optimiser's state; DeepSpeed does that from zero_stage 1 on."""
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _refuse_what_stage_0_does_not_read(self) -> Self:
-        if self.offload_optimizer != "none" and self.zero_stage == 0:
-            raise ValueError("learner.offload_optimizer is not read at learner.zero_stage 0; use 1, 2 or 3")
-        return self
 
 
 CHAT_KEYS = ("key_env", "body", "attempts", "requests_per_minute", "request_seconds")

@@ -53,19 +53,20 @@ class _ScoreTokens(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_M: Tensor | None, grad_entropy_M: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Chunk by chunk; the weight's gradient is summed in float32."""
+        """Chunk by chunk; the weight's gradient is summed in float32, and left out where it is frozen."""
         hidden_MD, weight_VD, targets_M, norm_M, entropy_M = ctx.saved_tensors
         how: Scoring = ctx.how
         grad_M = torch.zeros_like(norm_M) if grad_M is None else grad_M
         grad_hidden_MD = torch.empty_like(hidden_MD)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for part in _chunks(len(targets_M), how.chunk):
             logp_CV = _logits(hidden_MD[part], weight_VD, how.temperature).sub_(norm_M[part, None])
             entropy = None if grad_entropy_M is None else (entropy_M[part, None], grad_entropy_M[part, None] / how.temperature)
             grad_CV = _logits_grad(logp_CV, targets_M[part, None], grad_M[part, None] / how.temperature, entropy).to(weight_VD.dtype)
             grad_hidden_MD[part] = grad_CV @ weight_VD
-            grad_weight_VD += grad_CV.t() @ hidden_MD[part]
-        return grad_hidden_MD, grad_weight_VD.to(weight_VD.dtype), None, None
+            if grad_weight_VD is not None:
+                grad_weight_VD += grad_CV.t() @ hidden_MD[part]
+        return grad_hidden_MD, None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype), None, None
 
 
 def _logits_grad(logp_CV: Tensor, targets_C1: Tensor, scale_C1: Tensor, entropy: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .batch import weigh_samples
+from .lora import check_targets
 from .orders import (
     Command,
     Export,
@@ -143,6 +144,8 @@ def check_setup(setup: LearnerSetup) -> None:
         raise FileNotFoundError(f"model.path: {setup.model_folder} holds no config.json; the learner needs a model folder on disk")
     if setup.learner.dtype == "bfloat16" and setup.learner.zero_stage == 0:
         raise ValueError("learner.zero_stage: 0 keeps no fp32 masters beside bfloat16 weights; use 1, 2 or 3, or dtype float32")
+    if setup.learner.lora:
+        check_targets(setup.model_folder, setup.learner.lora)
 
 
 @contextmanager

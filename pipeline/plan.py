@@ -9,6 +9,8 @@ R ranks, micro-batches of T tokens; e = bytes of the forward dtype (2 or 4):
     activations    17 e H T L without checkpointing; e H T L + 17 e H T with it (Korthikanti et al., arXiv:2205.05198, without the
                    T^2 term, which fused attention does not keep)
     head           12 V head_chunk (logits, softmax and gradient in fp32, one chunk at a time); 16 with loss.entropy_coef
+    adapters       with learner.lora, P of gradients and optimiser is 4 H rank a layer and target instead, and there is no reference;
+                   an estimate: inputs plus outputs of a layer's linear maps are 2 H to 5 H
     reference      e P with loss.kl_coef, whole on each rank
     engine         2 P (4 P in fp32) / tensor_parallel + KV cache of 2 x 2 K L / tensor_parallel a token
 
@@ -144,7 +146,7 @@ def _learning(config: Config, shape: Shape, on_gpu: bool) -> tuple[Row, ...]:
     rows = [_weights(config, shape, width), _gradients(config, shape, width), _activations(config, shape, width)]
     head = 12.0 if config.loss.entropy_coef == 0 else 16.0
     rows.append(Row("learn", "head, one chunk", head * shape.vocabulary * learner.head_chunk))
-    if config.loss.kl_coef:
+    if config.loss.kl_coef and not learner.lora:
         rows.append(Row("learn", "reference model (loss.kl_coef), whole on each rank", width * shape.parameters))
     if not (learner.offload_optimizer == "cpu" and on_gpu):
         rows.append(_optimiser(config, shape, width))
@@ -164,12 +166,18 @@ def _weights(config: Config, shape: Shape, width: int) -> Row:
 
 def _gradients(config: Config, shape: Shape, width: int) -> Row:
     shards = config.learner.ranks if config.learner.zero_stage >= 2 else 1
-    return Row("learn", "gradients", width * shape.parameters / shards)
+    return Row("learn", "gradients", width * _trained(config, shape) / shards)
 
 
 def _optimiser(config: Config, shape: Shape, width: int) -> Row:
     shards = config.learner.ranks if config.learner.zero_stage >= 1 else 1
-    return Row("learn", "optimiser (fp32 masters, Adam)", (8 if width == 4 else 12) * shape.parameters / shards)
+    return Row("learn", "optimiser (fp32 masters, Adam)", (8 if width == 4 else 12) * _trained(config, shape) / shards)
+
+
+def _trained(config: Config, shape: Shape) -> float:
+    """Parameters that have a gradient."""
+    lora = config.learner.lora
+    return 4.0 * shape.hidden * lora.rank * len(lora.targets) * shape.layers if lora else shape.parameters
 
 
 def _activations(config: Config, shape: Shape, width: int) -> Row:

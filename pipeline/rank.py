@@ -14,6 +14,7 @@ import os
 import resource
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -22,6 +23,7 @@ import numpy as np
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import OptimConfig
+from .lora import add_adapters, merge, whole_weights, without_adapters
 from .orders import (
     Command,
     Export,
@@ -54,7 +56,8 @@ class Workshop:
     why_alone: str
     """Why each sample has to be computed alone; empty where packs of runs can be."""
     reference: Any | None
-    """loss.kl_coef > 0: a second model as it was at the start, frozen and whole on each rank (it is not sharded), else None."""
+    """loss.kl_coef > 0: a second model as it was at the start, frozen and whole on each rank (it is not sharded), else None.
+    With learner.lora the model itself is the reference, its adapters silenced."""
 
 
 def serve_rank(seat: Seat, setup: LearnerSetup) -> None:
@@ -117,6 +120,8 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
 
     model = load()
     why_alone = why_not_runs(model)
+    if setup.learner.lora:
+        add_adapters(model, setup.learner.lora, setup.learner.seed)
     if setup.learner.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train(setup.learner.activation_checkpointing)
@@ -126,7 +131,8 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
         config=deepspeed_config(setup),
     )
     engine.train(setup.learner.activation_checkpointing)
-    reference = Scorer(load(), Scoring(setup.learner.head_chunk)).eval().to(engine.device) if setup.loss.kl_coef else None
+    second = setup.loss.kl_coef and not setup.learner.lora
+    reference = Scorer(load(), Scoring(setup.learner.head_chunk)).eval().to(engine.device) if second else None
     return Workshop(setup, seat.rank, seat.ranks, engine, model, why_alone, reference)
 
 
@@ -247,8 +253,10 @@ def score(shop: Workshop, pack: MicroBatch, *, reference: bool) -> np.ndarray:
     """Log-probs of the scored tokens, shape (M,)."""
     import torch
 
-    with torch.no_grad():
-        logprobs_M, _ = forward(shop, pack, shop.setup.temperature, shop.reference if reference else shop.engine)
+    silenced = without_adapters(shop.model) if reference and shop.setup.learner.lora else nullcontext()
+    scorer = shop.reference if reference and shop.reference else shop.engine
+    with torch.no_grad(), silenced:
+        logprobs_M, _ = forward(shop, pack, shop.setup.temperature, scorer)
     scores_M: np.ndarray = logprobs_M.float().cpu().numpy()
     return scores_M
 
@@ -262,17 +270,17 @@ def local_grad_norm(shop: Workshop) -> float:
 
 
 def export_weights(shop: Workshop, folder: Path) -> None:
-    """Rank 0 writes config and safetensors, and copies the tokenizer; under ZeRO-3 all ranks gather, one parameter at a time."""
+    """Rank 0 writes config and safetensors, and copies the tokenizer; under ZeRO-3 all ranks gather, one weight at a time."""
     import deepspeed
     import torch
 
     dtype = getattr(torch, shop.setup.export_dtype)
     state = {}
-    for name, parameter in shop.model.named_parameters():
-        gathered = deepspeed.zero.GatheredParameters([parameter], enabled=shop.setup.learner.zero_stage == 3)
+    for name, parts, scale in whole_weights(shop.model):
+        gathered = deepspeed.zero.GatheredParameters(list(parts), enabled=shop.setup.learner.zero_stage == 3)
         with gathered:
             if shop.rank == 0:
-                state[name] = parameter.detach().to("cpu", dtype, copy=True)
+                state[name] = merge(parts, scale).to("cpu", dtype, copy=True)
     if shop.rank == 0:
         shop.model.save_pretrained(folder, state_dict=state)
         config = json.loads((folder / "config.json").read_text())

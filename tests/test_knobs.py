@@ -29,6 +29,7 @@ from pipeline.expert import ScriptedPolicy
 from pipeline.fake import FailingPolicy, MemoryMachines
 from pipeline.journal import Journal
 from pipeline.learner import share_out
+from pipeline.lora import add_adapters, whole_weights
 from pipeline.loss import Tokens, policy_loss
 from pipeline.orders import learning_rate
 from pipeline.packs import NOTHING_FIXED
@@ -81,6 +82,14 @@ def see_optimizer(config: Config, folder: Path) -> object:
     """The settings of AdamW's two groups."""
     groups = build_optimizer(torch.nn.Linear(2, 2), config.optim).param_groups
     return [{key: value for key, value in group.items() if key != "params"} for group in groups]
+
+
+def see_adapters(config: Config, folder: Path) -> object:
+    """Names, shapes and scale of the adapters of a layer that has two projections."""
+    layer = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(8, 8), "v_proj": torch.nn.Linear(8, 4)})
+    assert config.learner.lora is not None
+    add_adapters(layer, config.learner.lora, seed=0)
+    return [(name, [part.shape for part in parts], scale) for name, parts, scale in whole_weights(layer)]
 
 
 def see_rates(config: Config, folder: Path) -> list[float]:
@@ -269,6 +278,7 @@ def see_split() -> str:
 # ------------------------------------------------------------------------------------------------ the table
 
 GPU = {"placement.gpus_per_node": 8, "placement.parameters_b": 7}
+ADAPTERS: dict[str, object] = {"learner.lora.targets": ["v_proj"]}
 SIZE = {"placement.parameters_b": 0.1}
 STEP = {"tasks_per_step": 2, "group_size": 2, "max_turns": 9, "format_errors": 9}
 ROLL = {f"rollout.{key}": value for key, value in STEP.items()}
@@ -346,6 +356,9 @@ EFFECTS: dict[str, tuple[Probe, object, dict[str, object]]] = {
     "learner.dtype": (see_deepspeed, "bfloat16", {}),
     "learner.offload_optimizer": (see_deepspeed, "cpu", {}),
     "learner.head_chunk": (see_plan, 7, SIZE),
+    "learner.lora.rank": (see_adapters, 3, ADAPTERS),
+    "learner.lora.alpha": (see_adapters, 3.0, ADAPTERS),
+    "learner.lora.targets": (see_adapters, ["q_proj"], {"learner.lora.targets": ["v_proj"]}),
     "policy.dtype": (see_command_line, "float32", {}),
     "policy.max_requests": (see_command_line, 7, {}),
     "policy.tensor_parallel": (see_command_line, 2, {}),

@@ -104,14 +104,23 @@ def expected_steps(model):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "stage", "micro_tokens", "checkpointing"),
-    [(1, 0, 4096, False), (2, 0, 100, False), (2, 1, 100, True), (2, 2, 100, False), (2, 3, 100, True)],
+    ("ranks", "stage", "micro_tokens", "checkpointing", "offload"),
+    [
+        (1, 0, 4096, False, "none"),
+        (2, 0, 100, False, "none"),
+        (2, 1, 100, True, "none"),
+        (2, 2, 100, False, "none"),
+        (2, 3, 100, True, "none"),
+        (1, 1, 4096, False, "cpu"),
+        (2, 2, 100, False, "cpu"),
+        (2, 3, 100, False, "cpu"),
+    ],
 )
 def test_u3_ranks_accumulation_and_zero_stage_change_no_loss_gradient_or_update(
-    start, expected_steps, ranks, stage, micro_tokens, checkpointing
+    start, expected_steps, ranks, stage, micro_tokens, checkpointing, offload
 ):
     config = {"ranks": ranks, "zero_stage": stage, "micro_tokens": micro_tokens, "activation_checkpointing": checkpointing}
-    learner = start(config, loss=LossConfig(old_logprobs="engine"))
+    learner = start(config | {"offload_optimizer": offload}, loss=LossConfig(old_logprobs="engine"))
     for loss, norm in expected_steps:
         metrics = learner.step(BATCH)
         assert metrics["loss/loss"] == pytest.approx(loss, rel=1e-5)

@@ -54,6 +54,13 @@ def test_a_reference_model_is_planned_where_a_kl_term_asks_for_one(tmp_path: Pat
     assert not any(row.what.startswith("reference") for row in make_plan(quickstart(tmp_path)).rows)
 
 
+def test_adapters_are_planned_with_their_own_gradients_and_no_reference(tmp_path: Path) -> None:
+    lora = quickstart(tmp_path, "--learner.lora.rank", "8", "--learner.lora.targets", '["q_proj", "v_proj"]', "--loss.kl_coef", "0.01")
+    assert size_of(lora, "gradients") == 4 * (4 * 576 * 8 * 2 * 30)
+    assert size_of(lora, "optimiser") == 8 * (4 * 576 * 8 * 2 * 30)
+    assert not any(row.what.startswith("reference") for row in make_plan(lora).rows)
+
+
 @pytest.mark.parametrize("name", ["nebius_stage1", "nebius_stage2"])
 def test_a_72b_run_on_16_nodes_is_planned_without_the_model(name: str) -> None:
     plan = make_plan(load_config(CONFIGS / f"{name}.yaml", [], Config))
