@@ -45,10 +45,12 @@ def check_sinks(names: Sequence[str]) -> None:
 
 
 def _is_there(name: str) -> bool:
+    """Not a mere folder of that name either, as wandb leaves them behind: it would be a namespace package, which has no origin."""
     try:
-        return importlib.util.find_spec(name) is not None
+        spec = importlib.util.find_spec(name)
     except ValueError:  # a module that was blocked has no spec
         return False
+    return spec is not None and spec.origin is not None
 
 
 @contextmanager

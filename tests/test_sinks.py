@@ -76,6 +76,14 @@ def test_a_package_that_is_not_there_is_told_at_the_start(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_of_the_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trackio").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
+    with pytest.raises(ValueError, match="trackio is not installed"):
+        check_sinks(["trackio"])
+
+
 def test_the_identity_of_a_run_folder_moves_with_it(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
