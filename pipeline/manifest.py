@@ -81,7 +81,8 @@ def write_manifest(run: Path, manifest: Manifest) -> list[str]:
         return []
     before = json.loads(path.read_text(encoding="utf-8"))
     old, new = before["config"], json.loads(json.dumps(manifest.config))
-    changed = [f"{key} {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    kept = [key for key in {**old, **new} if key not in FREE]  # an older version may have recorded what is free by now
+    changed = [f"{key} {old.get(key)} -> {new.get(key)}" for key in kept if old.get(key) != new.get(key)]
     if changed:
         raise ValueError(f"{run}: was started with another configuration ({', '.join(changed[:5])}); choose another run folder")
     return _differences(before, manifest)

@@ -36,6 +36,13 @@ def test_another_configuration_is_refused_and_the_key_is_named(tmp_path: Path) -
 def test_what_says_how_fast_or_how_far_may_change(tmp_path: Path) -> None:
     write_manifest(tmp_path, make_manifest(config()))
     assert write_manifest(tmp_path, make_manifest(config("--sandbox.concurrency", "2", "--train.steps", "9"))) == []
+    assert write_manifest(tmp_path, make_manifest(config("--learner.ranks", "2"))) == []
+
+
+def test_a_key_that_was_not_free_in_an_older_version_does_not_stop_its_runs(tmp_path: Path) -> None:
+    before = make_manifest(config())
+    write_manifest(tmp_path, replace(before, config={**before.config, "learner.ranks": 4}))
+    assert write_manifest(tmp_path, before) == []
 
 
 def test_another_version_of_a_package_is_told(tmp_path: Path) -> None:
