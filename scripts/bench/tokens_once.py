@@ -3,7 +3,7 @@
 
     python scripts/bench/tokens_once.py --run RUN --model DIR [--groups 4] [--micro-tokens 4096] [--threads 2] [--json FILE]
 
-RUN is a folder of rollout or train with groups of several episodes. "merged": one sample an episode, as trained by default. "per turn": one
+RUN is a folder of rollout or train. "merged": one sample an episode, as trained by default. "per turn": one
 sample a turn, with its whole history before it. The ideal is flat tokens over distinct tokens; what attention costs more or less is in
 the figure. Forward and backward of the whole batch, the best of --repeats; loss and gradient norm must agree.
 """
@@ -69,10 +69,9 @@ def read_groups(run: Path, count: int) -> list[list[Episode]]:
         for episode in journal.episodes():
             if episode.turns:
                 found.setdefault(episode.group_id, []).append(episode)
-    several = [group for group in found.values() if len(group) > 1]
-    if not several:
-        sys.exit(f"{run}: no group of several episodes")
-    return sorted(several, key=lambda group: -sum(len(episode.turns) for episode in group))[:count]
+    if not found:
+        sys.exit(f"{run}: no episode with a turn")
+    return sorted(found.values(), key=lambda group: -sum(len(episode.turns) for episode in group))[:count]
 
 
 def merged(groups: Sequence[Sequence[Episode]]) -> list[Sample]:
