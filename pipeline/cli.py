@@ -1,4 +1,4 @@
-"""The entry point: words -> a function of jobs.py, and its failures -> one line and an exit code.
+"""The entry point: words -> a function of jobs.py or jobs_tasks.py, and its failures -> one line and an exit code.
 
     0    done                     1    the work failed, or infra verdicts remain
     2    wrong use                130  interrupted (143: terminated), after the sandboxes are torn down
@@ -27,9 +27,10 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(sys.argv[1:] if words is None else words)
 
     def work() -> int:
-        from . import jobs
+        from . import jobs, jobs_tasks
 
-        command: Callable[[argparse.Namespace], int] = getattr(jobs, arguments.function)
+        room = jobs_tasks if arguments.function.startswith("tasks_") else jobs
+        command: Callable[[argparse.Namespace], int] = getattr(room, arguments.function)
         return command(arguments)
 
     return guard(f"greengrad {arguments.command}", work, arguments.verbose)
