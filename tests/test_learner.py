@@ -112,7 +112,7 @@ def expected_steps(model):
         (2, 2, 100, False, "none"),
         (2, 3, 100, True, "none"),
         (1, 1, 4096, False, "cpu"),
-        (2, 2, 100, False, "cpu"),
+        pytest.param(2, 2, 100, False, "cpu", marks=pytest.mark.long),
         (2, 3, 100, False, "cpu"),
     ],
 )

@@ -95,7 +95,9 @@ def test_adapters_learn_as_under_peft_and_autograd_and_leave_as_merged_weights(s
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize(("ranks", "stage", "later"), [(1, 1, 1), pytest.param(2, 3, 2, marks=pytest.mark.long), (2, 3, 1)])
+@pytest.mark.parametrize(
+    ("ranks", "stage", "later"), [pytest.param(1, 1, 1, marks=pytest.mark.long), pytest.param(2, 3, 2, marks=pytest.mark.long), (2, 3, 1)]
+)
 def test_a_checkpoint_of_adapters_alone_goes_on_with_the_same_losses(start, tmp_path, ranks, stage, later):
     learner = start(ranks=ranks, zero_stage=stage)
     learner.step(BATCH)
