@@ -28,7 +28,7 @@ from .orders import (
     split_minibatches,
     summarise_steps,
 )
-from .packs import NOTHING_FIXED, FixedLogprobs, MicroBatch, Room, pack_samples
+from .packs import NOTHING_FIXED, FixedLogprobs, MicroBatch, Room, count_tokens, pack_samples
 from .rank import serve_rank
 from .ranks import Ranks
 from .types import Batch, Sample
@@ -97,7 +97,7 @@ class DeepSpeedLearner:
         shares = share_out(self.setup, samples, objective, fixed, self.steps)
         replies: list[TrainReport] = self._ranks.call([Train(tuple(share), objective) for share in shares], self.setup.command_seconds)
         self.steps += len(shares[0])
-        computed = sum(len(pack.ids_N) for share in shares for step in share for pack in step)
+        computed = sum(count_tokens(share) for share in shares)
         return summarise_steps(replies, objective) | {"optim/computed_tokens": float(computed)}
 
     def _score(self, samples: Sequence[Sample], *, reference: bool = False) -> list[np.ndarray]:
