@@ -55,8 +55,14 @@ _DIFF = """git diff --cached --binary --full-index --no-renames --no-color --no-
 _EMPTY_TMP = "chmod -R u+rwX /tmp; find /tmp -mindepth 1 -delete"
 _APPLY = """
 again() { git reset -q --hard && git clean -fdq; }
+fuzzy() {
+    patch --batch --forward --unified --fuzz=5 -p1 -i "$PATCH" > "$PATCH.told" || return 1
+    git apply --numstat "$PATCH" | cut -f3 | sort -u > "$PATCH.named"
+    sed -n 's/^patching file //p' "$PATCH.told" | sort -u | comm -23 - "$PATCH.named" > "$PATCH.others"
+    [ ! -s "$PATCH.others" ] || { again; exit 1; }
+}
 git apply --verbose "$PATCH" || { again; git apply --verbose --3way "$PATCH"; } || { again; git apply --verbose --reject "$PATCH"; } \\
-    || { again; patch --batch --forward --fuzz=5 -p1 -i "$PATCH"; } || git apply --check --reverse "$PATCH" || { again; exit 1; }
+    || { again; fuzzy; } || git apply --check --reverse "$PATCH" || { again; exit 1; }
 git reset -q
 """
 
@@ -102,14 +108,15 @@ async def apply_patch(sandbox: Sandbox, patch: str | bytes) -> bool:
     """Apply a patch to WORKDIR in the order of the official harness (git apply, --3way, --reject, patch --fuzz=5).
 
     As there: the first that succeeds counts, and so does a patch that stands in full although none did (it could be taken back).
-    Otherwise False, and the tree is that of the commit again.
+    Otherwise False, and the tree is that of the commit again. patch(1) reads more as a header than git does: what it changes and
+    git does not name in the same patch (a conftest.py that the caller's reading missed) makes the whole invalid.
     """
     if not patch.strip():
         return False
     path = f"/tmp/patch-{secrets.token_hex(6)}.diff"
     await sandbox.write(path, patch.encode("utf-8", "surrogateescape") if isinstance(patch, str) else patch)
     done = await sandbox.run(_APPLY, env={**QUIET, "PATH": GIT_PATH, "PATCH": path}, seconds=SECONDS)
-    await sandbox.run(f"rm -f {path}", cwd="/")
+    await sandbox.run(f"rm -f {path}*", cwd="/")
     return done.exit_code == 0
 
 

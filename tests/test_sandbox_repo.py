@@ -127,6 +127,17 @@ async def test_a_patch_with_shifted_lines_or_with_a_line_of_wrong_context_applie
     assert not await apply_patch(machine, plain.replace("-11", "-nothing like it"))
 
 
+async def test_what_patch_reads_and_git_does_not_makes_a_patch_invalid(machine):
+    """patch(1) takes an indented diff for one; git, and whoever looks for protected files in a patch, do not."""
+    await machine.run("seq 20 > long.txt; git add long.txt; git -c user.name=a -c user.email=a commit -qm long")
+    fuzzy = "--- a/long.txt\n+++ b/long.txt\n@@ -9,5 +9,5 @@\n nine\n 10\n-11\n+eleven\n 12\n 13\n"
+    hidden = "  --- /dev/null\n  +++ b/conftest.py\n  @@ -0,0 +1 @@\n  +x = 1\n"
+    assert await apply_patch(machine, fuzzy)
+    await machine.run("git checkout -q -- .; git clean -fdq")
+    assert not await apply_patch(machine, fuzzy + hidden)
+    assert (await machine.run("git status --porcelain --ignored")).text == ""
+
+
 async def test_git_that_cannot_be_set_up_is_a_failure_of_the_machine(image):
     with pytest.raises(SandboxError):
         await diff(FakeSandbox({"git read-tree": SandboxError("gone")}), image)
