@@ -111,6 +111,8 @@ class Prepared:
 
     tasks: dict[str, Task]
     """Instance id -> the task, sealed; or with the reason why it must not be attempted."""
+    images: dict[str, str]
+    """Image name -> what identifies its content."""
 
     def usable(self) -> list[Task]:
         """The tasks that may be attempted; ValueError where there is none."""
@@ -138,14 +140,17 @@ async def prepare_machines(sandbox: SandboxConfig, suite: Path, tasks: Sequence[
     for line in record_images(run, images) if run else []:
         log.warning("going on although %s", line)
     ready = await seal_tasks(backend, list({task.instance_id: task for task in tasks}.values()))
-    return Prepared({task.instance_id: task for task in ready})
+    return Prepared({task.instance_id: task for task in ready}, images)
 
 
 @asynccontextmanager
-async def open_actor(config: Config, chat: Chat, log: Path, served: Policy | None = None) -> AsyncIterator[Actor]:
-    """What rollout.policy names: a script, or the model; `served` is its policy where one runs already, else one is started and stopped."""
+async def open_actor(config: Config, chat: Chat, log: Path, served: Policy | None = None, after: int = 0) -> AsyncIterator[Actor]:
+    """What rollout.policy names: a script, or the model; `served` is its policy where one runs already, else one is started and stopped.
+
+    `after`: turns of another that each episode starts from.
+    """
     if config.rollout.policy != "model":
-        yield Actor(actor_name(config), make_expert(config.rollout.policy, chat), config.train.seed)
+        yield Actor(actor_name(config), make_expert(config.rollout.policy, chat, after), config.train.seed)
         return
     policy = served or await (start_chat_policy(config) if config.policy.api == "chat" else start_policy(config, chat.template, log))
     try:

@@ -9,7 +9,7 @@ from .words import Commands, Parser, add_command, jobs_option, positive, sandbox
 
 DESCRIPTION = "From green tests to gradients: reinforcement learning for coding agents on real repositories."
 ENDING = """exit codes: 0 done, 1 the work failed or infra verdicts remain, 2 wrong use
-`greengrad COMMAND --help` shows examples. --section.key VALUE changes a key of the configuration in rollout, eval, train and plan."""
+`greengrad COMMAND --help` shows examples. --section.key VALUE changes a key of the configuration (rollout, eval, train, plan, replay)."""
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -48,6 +48,8 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     _doctor(commands)
     add_tasks(commands)
     configurable = {"rollout": _rollout(commands), "eval": _eval(commands), "train": _train(commands), "plan": _plan(commands)}
+    configurable["replay"] = _replay(commands)
+    _audit_run(commands)
     _grade(commands)
     _regrade(commands)
     _show(commands)
@@ -146,6 +148,36 @@ def _show(commands: "Commands[Parser]") -> None:
     parser = add_command(commands, "show", "show", "a run, or one of its episodes, in the terminal", examples)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("episode", nargs="?", metavar="EPISODE")
+
+
+def _replay(commands: "Commands[Parser]") -> Parser:
+    examples = [
+        "greengrad replay runs/gold --all -j 4",
+        "greengrad replay runs/mine 00003.00001.pkg__name-1.02",
+        "greengrad replay runs/mine 00003.00001.pkg__name-1.02 --from-turn 3 --policy gold --out runs/forked",
+    ]
+    summary = "carry out recorded episodes again in fresh sandboxes and compare, or let another policy go on from a turn"
+    parser = add_command(commands, "replay", "run_replay", summary, examples)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("episode", nargs="?", metavar="EPISODE")
+    parser.add_argument("--all", action="store_true", help="every episode of the run")
+    parser.add_argument("--from-turn", type=positive, metavar="K", help="play on from turn K (from 1); the turns before it are replayed")
+    parser.add_argument(
+        "--policy", metavar="gold|noop|script:FILE|model:DIR|URL", help="what plays on (default: what the run was made with)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder for the episode that plays on")
+    jobs_option(parser)
+    sandbox_option(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object an episode on stdout")
+    parser.set_defaults(audit=None)  # the share of audited patches is the run's
+    return parser
+
+
+def _audit_run(commands: "Commands[Parser]") -> None:
+    summary = "does the ledger of a run add up: every episode issued, finished, trained or dropped and why, each once"
+    parser = add_command(commands, "audit", "run_audit", summary, ["greengrad audit runs/mine", "greengrad audit runs/mine --json"])
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--json", action="store_true", help="one JSON object a journal on stdout")
 
 
 def _view(commands: "Commands[Parser]") -> None:

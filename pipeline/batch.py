@@ -3,7 +3,7 @@
 Shapes: G graded episodes of a group, N turns, T tokens of a sample, S samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, assert_never
@@ -24,7 +24,8 @@ class CreditedGroup:
     """One group after credit: what counted, what became of it, and its samples (none unless kept)."""
 
     graded: tuple[Episode, ...]
-    infra: int
+    ungraded: tuple[Episode, ...]
+    """Of the infrastructure: in no statistic."""
     fate: Literal["kept", "constant", "too_few", "surplus"]
     mixed: bool
     """The graded outcomes differ."""
@@ -46,7 +47,22 @@ def build_batch(groups: Sequence[Group], config: CreditConfig, max_turns: int, f
     metrics = measure_groups(credited) | measure_samples(samples)
     if fill is not None:
         metrics["batch/missing_groups"] = fill - metrics["batch/kept_groups"]
-    return Batch(samples, metrics)
+    return Batch(samples, metrics, find_fates(credited, config, {sample.episode_id for sample in samples}))
+
+
+def find_fates(credited: Sequence[CreditedGroup], config: CreditConfig, trained: Container[str]) -> dict[str, str]:
+    """What becomes of each episode: "trained", or why it carries no loss."""
+
+    def fate(group: CreditedGroup, episode: Episode) -> str:
+        if episode in group.ungraded:
+            return "infra"
+        if group.fate != "kept" or episode.episode_id in trained:
+            return group.fate if group.fate != "kept" else "trained"
+        if config.truncated == "drop" and episode.stop in TRUNCATED:
+            return "truncated"
+        return "not drawn" if config.draws else "no tokens"
+
+    return {episode.episode_id: fate(group, episode) for group in credited for episode in (*group.graded, *group.ungraded)}
 
 
 def is_filled(groups: Sequence[Group], config: CreditConfig, max_turns: int, fill: int) -> bool:
@@ -69,18 +85,18 @@ def credit_group(group: Group, config: CreditConfig, max_turns: int) -> Credited
     graded = tuple(episode for episode in group.episodes if episode.stop is not Stop.INFRA and episode.reward is not None)
     outcomes = read_outcomes(graded)
     shaped_G = shape_rewards(outcomes, config, max_turns)
-    infra = len(group.episodes) - len(graded)
+    ungraded = tuple(episode for episode in group.episodes if episode not in graded)
     mixed = len(set(outcomes.rewards_G.tolist())) > 1
     if len(graded) < config.min_graded:
-        return CreditedGroup(graded, infra, "too_few", mixed, shaped_G, ())
+        return CreditedGroup(graded, ungraded, "too_few", mixed, shaped_G, ())
     if not has_signal(outcomes, config, max_turns):
-        return CreditedGroup(graded, infra, "constant", mixed, shaped_G, ())
+        return CreditedGroup(graded, ungraded, "constant", mixed, shaped_G, ())
     samples: list[Sample] = []
     for episode, advantages_N in zip(graded, assign_credit(outcomes, config, max_turns), strict=True):
         if config.truncated == "keep" or episode.stop not in TRUNCATED:
             runs = split_history(episode.turns) if config.samples == "merged" else [[turn] for turn in range(len(episode.turns))]
             samples += merge_turns(episode, advantages_N, np.ones(len(episode.turns), dtype=bool), runs)
-    return CreditedGroup(graded, infra, "kept", mixed, shaped_G, tuple(samples))
+    return CreditedGroup(graded, ungraded, "kept", mixed, shaped_G, tuple(samples))
 
 
 def read_outcomes(graded: Sequence[Episode]) -> Outcomes:
@@ -148,7 +164,7 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
         "batch/too_few_graded": float(sum(group.fate == "too_few" for group in credited)),
         "batch/surplus_groups": float(sum(group.fate == "surplus" for group in credited)),
         "batch/thrown_episodes": float(sum(len(group.graded) for group in credited if group.fate != "kept")),
-        "batch/infra_episodes": float(sum(group.infra for group in credited)),
+        "batch/infra_episodes": float(sum(len(group.ungraded) for group in credited)),
         "batch/graded_episodes": float(len(graded)),
     }
     if graded:

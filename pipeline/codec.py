@@ -12,6 +12,7 @@ import zlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
 from tasks import Evidence, Outcome, Verdict
@@ -23,16 +24,11 @@ FORMAT = 1
 
 def encode_episode(episode: Episode) -> bytes:
     """The whole episode: ids, log-probs, versions, texts, verdict."""
-    context: tuple[int, ...] = ()
-    turns = []
-    for turn in episode.turns:
-        shared = _common_length(context, turn.prompt)
-        turns.append(_turn_fields(turn, shared))
-        context = turn.prompt + turn.completion.ids
     found = {
         "format": FORMAT,
         "ids": [episode.episode_id, episode.group_id, episode.instance_id],
-        "turns": turns,
+        "turns": _rows(episode.turns),
+        **({"prefix": _rows(episode.prefix)} if episode.prefix else {}),
         "stop": episode.stop.value,
         "patch": episode.patch,
         "verdict": _verdict_fields(episode.verdict) if episode.verdict else None,
@@ -40,15 +36,12 @@ def encode_episode(episode: Episode) -> bytes:
         "retries": episode.retries,
         "seconds": episode.seconds,
     }
-    return zlib.compress(json.dumps(found, separators=(",", ":")).encode("utf-8"), level=6)
+    return _press(found)
 
 
 def decode_episode(data: bytes) -> Episode:
     """What encode_episode was given; ValueError for anything else."""
-    try:
-        found = json.loads(zlib.decompress(data))
-    except zlib.error as error:
-        raise ValueError(f"not an encoded episode: {error}") from None
+    found = _unpress(data)
     if found["format"] != FORMAT:
         raise ValueError(f"an episode of format {found['format']}, and this version reads {FORMAT}")
     episode_id, group_id, instance_id = found["ids"]
@@ -63,11 +56,38 @@ def decode_episode(data: bytes) -> Episode:
         error=found["error"],
         retries=found["retries"],
         seconds=found["seconds"],
+        prefix=tuple(_turns(found.get("prefix", ()))),
     )
 
 
-def _turn_fields(turn: Turn, shared: int) -> dict[str, Any]:
+def encode_turn(turn: Turn, before: Turn | None) -> bytes:
+    """One turn of an episode that goes on; of its prompt only what does not follow from the turn before."""
+    return _press({"format": FORMAT, "turn": _turn_fields(turn, before)})
+
+
+def decode_turns(bodies: Sequence[bytes]) -> tuple[Turn, ...]:
+    """All turns of an episode so far, from the first; ValueError for anything else."""
+    return tuple(_turns([_unpress(body)["turn"] for body in bodies]))
+
+
+def _press(found: dict[str, Any]) -> bytes:
+    return zlib.compress(json.dumps(found, separators=(",", ":")).encode("utf-8"), level=6)
+
+
+def _unpress(data: bytes) -> Any:
+    try:
+        return json.loads(zlib.decompress(data))
+    except zlib.error as error:
+        raise ValueError(f"not an encoded episode: {error}") from None
+
+
+def _rows(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    return [_turn_fields(turn, before) for before, turn in pairwise((None, *turns)) if turn]
+
+
+def _turn_fields(turn: Turn, before: Turn | None) -> dict[str, Any]:
     completion = turn.completion
+    shared = _common_length(before.prompt + before.completion.ids, turn.prompt) if before else 0
     return {
         "shared": shared,
         "prompt": _pack("I", turn.prompt[shared:]),
@@ -81,6 +101,7 @@ def _turn_fields(turn: Turn, shared: int) -> dict[str, Any]:
         "observation": turn.observation,
         "seconds": [turn.seconds_model, turn.seconds_tool],
         **({"seen": [turn.anchor, turn.passed]} if turn.anchor or turn.passed is not None else {}),
+        **({"tree": turn.tree} if turn.tree else {}),
     }
 
 
@@ -99,7 +120,7 @@ def _turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
             tokens_out=row.get("tokens", (0, 0))[1],
         )
         call = ToolCall(*row["call"]) if row["call"] else None
-        turns.append(Turn(prompt, completion, call, row["observation"], *row["seconds"], *row.get("seen", ())))
+        turns.append(Turn(prompt, completion, call, row["observation"], *row["seconds"], *row.get("seen", ("", None)), row.get("tree", "")))
         context = prompt + completion.ids
     return turns
 

@@ -89,7 +89,7 @@ async def run_group(actor: Actor, task: Task, rig: Rig, schedule: Schedule, wher
         schedule.on_episode(episode)
         return episode
 
-    slots = [Slot(f"{group_id}.{number:02d}", group_id, schedule.seed) for number in range(rig.rollout.group_size)]
+    slots = [Slot(f"{group_id}.{number:02d}", group_id, schedule.seed, step) for number in range(rig.rollout.group_size)]
     return Group(group_id, task.instance_id, step, tuple(await gather([run(slot) for slot in slots])))
 
 

@@ -115,6 +115,8 @@ class RolloutConfig(Section):
     """What the model sees of one command's output: head and tail."""
     anchors: bool = False
     """Hash the working tree before each action, for credit.kind gigpo: one command a turn that reads every file of the tree."""
+    trees: bool = True
+    """Hash the working tree after each command and edit, which checks resumed episodes and `greengrad replay`: one command a turn."""
     visible_tests: str = ""
     """A command that runs the visible tests before each action, in the agent's machine and on its time (pipeline/probe.py); "": none."""
     infra_retries: int = Field(2, ge=0)

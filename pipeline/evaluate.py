@@ -7,7 +7,7 @@ a new id (NAME~1). A score counts what is still without a verdict as not resolve
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks import Outcome, Task
 
@@ -52,6 +52,7 @@ async def evaluate(actor: Actor, tasks: Sequence[Task], rig: Rig, journal: Journ
 
 async def evaluate_work(actor: Actor, work: Sequence[Work], rig: Rig, journal: Journal, title: str) -> Results:
     """The wanted episodes, acted by a policy, and their summary."""
+    rig = replace(rig, diary=journal)
 
     async def act(task: Task, name: str) -> Episode:
         return await run_episode(actor.policy_for(task), task, rig, Slot(name, task.instance_id, actor.seed))

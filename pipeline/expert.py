@@ -29,18 +29,19 @@ SUBMIT = ToolCall("submit", {})
 
 
 class ScriptedPolicy:
-    """Says prepared texts, one a turn, then submits; which turn it is, it reads off the prompt."""
+    """Says prepared texts, one a turn, then submits; which turn it is, it reads off the prompt. The first `after` there are another's."""
 
     version = 0
 
-    def __init__(self, chat: Chat, task: Task, texts: Sequence[str]) -> None:
+    def __init__(self, chat: Chat, task: Task, texts: Sequence[str], after: int = 0) -> None:
         self._chat = chat
         self._task = task
         self._texts = tuple(texts)
+        self._after = after
 
     async def sample(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Completion:
         """The text of this turn, cut at max_tokens like any other."""
-        turn = self._chat.count_turns(self._task, prompt)
+        turn = self._chat.count_turns(self._task, prompt) - self._after
         text = self._texts[turn] if turn < len(self._texts) else render(SUBMIT, self._chat.action_format)
         whole = self._chat.write(text)
         ids = tuple(whole[:max_tokens])
@@ -59,24 +60,24 @@ class ScriptedPolicy:
         """Nothing to stop."""
 
 
-def make_expert(spec: str, chat: Chat) -> Callable[[Task], Policy]:
-    """The agent that `--policy gold | noop | script:FILE` names, as a policy for each task."""
+def make_expert(spec: str, chat: Chat, after: int = 0) -> Callable[[Task], Policy]:
+    """The agent that `--policy gold | noop | script:FILE` names, as a policy for each task; it begins after so many turns of another."""
     kind, _, name = spec.partition(":")
     match kind:
         case "gold":
-            return lambda task: _speak(chat, task, gold_steps(task))
+            return lambda task: _speak(chat, task, gold_steps(task), after)
         case "noop":
-            return lambda task: _speak(chat, task, [])
+            return lambda task: _speak(chat, task, [], after)
         case "script" if name:
             scripts = read_scripts(Path(name))
-            return lambda task: _speak(chat, task, [("", call) for call in script_calls(scripts, task)])
+            return lambda task: _speak(chat, task, [("", call) for call in script_calls(scripts, task)], after)
         case _:
             raise ValueError(f"unknown scripted policy {spec!r}: gold, noop or script:FILE")
 
 
-def _speak(chat: Chat, task: Task, steps: Sequence[tuple[str, ToolCall]]) -> Policy:
+def _speak(chat: Chat, task: Task, steps: Sequence[tuple[str, ToolCall]], after: int) -> Policy:
     actions = [(thought, render(call, chat.action_format)) for thought, call in steps]
-    return ScriptedPolicy(chat, task, [f"{thought}\n{action}" if thought else action for thought, action in actions])
+    return ScriptedPolicy(chat, task, [f"{thought}\n{action}" if thought else action for thought, action in actions], after)
 
 
 # --- script:FILE ---------------------------------------------------------------------------------------------

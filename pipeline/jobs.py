@@ -63,21 +63,28 @@ def eval_config(arguments: argparse.Namespace) -> Config:
     words = override("tasks.suite", arguments.suite)
     if arguments.limit:
         words += override("tasks.limit", arguments.limit)
-    kind, _, name = arguments.policy.partition(":")
+    words += policy_words(arguments.policy, arguments.config is None)
+    return load_config(arguments.config, [*words, *sandbox_overrides(arguments), *arguments.overrides], Config)
+
+
+def policy_words(policy: str, alone: bool) -> list[str]:
+    """gold | noop | script:FILE | model:DIR | URL as keys of the configuration; `alone`: no file says otherwise."""
+    kind, _, name = policy.partition(":")
+    words: list[str] = []
     if kind in ("http", "https"):
-        words += [*override("policy.url", arguments.policy), *override("rollout.policy", "model")]
-        words += override("policy.api", "chat") if arguments.config is None else []
+        words += [*override("policy.url", policy), *override("rollout.policy", "model")]
+        words += override("policy.api", "chat") if alone else []
         for key, value in engine_defaults().items():  # what a file says of an engine of our own is of no use here
             words += [f"--policy.{key}", str(value)]
     elif kind == "model" and name:
         words += [*override("model.path", name), *override("rollout.policy", "model")]
-    elif arguments.policy in ("gold", "noop") or (kind == "script" and name):
-        words += override("rollout.policy", arguments.policy)
-        if arguments.config is None:
+    elif policy in ("gold", "noop") or (kind == "script" and name):
+        words += override("rollout.policy", policy)
+        if alone:
             words += override("rollout.max_turns", SCRIPT_TURNS)
     else:
-        raise ValueError(f"--policy {arguments.policy}: choose gold, noop, script:FILE, model:DIR or a URL")
-    return load_config(arguments.config, [*words, *sandbox_overrides(arguments), *arguments.overrides], Config)
+        raise ValueError(f"--policy {policy}: choose gold, noop, script:FILE, model:DIR or a URL")
+    return words
 
 
 def grade(arguments: argparse.Namespace) -> int:

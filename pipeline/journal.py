@@ -1,40 +1,26 @@
-"""The crash-safe record of a run: every episode as it finishes, every step, every phase; knows nothing of how they came to be.
+"""The crash-safe record of a run: what was issued, every turn and episode, every batch and step; knows nothing of how they came to be.
 
 One SQLite file (write-ahead log) in the run folder. Each call is one transaction: after a crash it is there whole or not at all.
 An episode belongs to a step that is either committed or, after a crash, still open: then its finished groups can be taken up
-again (`groups`) or thrown away (`discard_step`). metrics.jsonl is a copy of the steps, for people and plots.
+again (`groups`), the turns of an unfinished one as well (`turns`), or thrown away (`discard_step`). What is thrown away leaves an
+event. metrics.jsonl is a copy of the steps, for people and plots.
 """
 
-import fcntl
 import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .codec import decode_episode, encode_episode
-from .types import Episode, Group
-
-APPLICATION = 0x67726E67
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE episodes (
-    episode_id TEXT PRIMARY KEY, group_id TEXT NOT NULL, instance_id TEXT NOT NULL, step INTEGER NOT NULL,
-    stop TEXT NOT NULL, outcome TEXT, reward REAL, turns INTEGER NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL,
-    body BLOB NOT NULL);
-CREATE INDEX episodes_of_a_step ON episodes (step, group_id);
-CREATE TABLE steps (step INTEGER PRIMARY KEY, metrics TEXT NOT NULL, finished REAL NOT NULL);
-CREATE TABLE phases (name TEXT PRIMARY KEY, seconds REAL NOT NULL, notes TEXT NOT NULL, finished REAL NOT NULL);
-"""
-
-
-class JournalError(Exception):
-    """The record cannot be written or read; the message is one line that says what to do."""
+from .codec import decode_episode, decode_turns, encode_episode, encode_turn
+from .journal_file import JournalError as JournalError
+from .journal_file import advice, connect, take_lock
+from .types import Episode, Group, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +47,22 @@ class Phase:
     notes: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerRows:
+    """The ledger as it was written, not yet checked."""
+
+    whole: str
+    """SQLite's own word on the file: "ok"."""
+    issued: dict[str, tuple[str, str, int]]
+    """Episode id -> group, instance, step, in the order in which they were issued."""
+    open_turns: dict[str, int]
+    """Unfinished episodes that have turns -> how many."""
+    fates: dict[str, tuple[int, str]]
+    """Episode id -> step, and "trained" or why not."""
+    events: list[tuple[str, str, str]]
+    """Episode, what, detail: "resumed", "cut", "forgotten"."""
+
+
 class Journal:
     """The record of one run folder. One writer at a time; readers (`readonly=True`) do not wait for it."""
 
@@ -73,13 +75,46 @@ class Journal:
             self._lock = -1
         else:
             run.mkdir(parents=True, exist_ok=True)
-            self._lock = _take_lock(run / "journal.lock")
+            self._lock = take_lock(run / "journal.lock")
         try:
             with self._told():
-                self._db = _connect(self.path, readonly)
+                self._db = connect(self.path, readonly)
+            if not readonly and self.steps():
+                self._write_metrics()  # a kill may have come between a step and its copy
         except JournalError:
             self._release()
             raise
+
+    def issue(self, episode_id: str, group_id: str, instance_id: str, step: int) -> None:
+        """An episode begins, or goes on where an earlier process left it."""
+        with self._told(), self._db:
+            row = (episode_id, group_id, instance_id, step, time.time())
+            self._db.execute("INSERT OR IGNORE INTO issued VALUES (?, ?, ?, ?, ?)", row)
+            (turns,) = self._db.execute("SELECT count(*) FROM turns WHERE episode_id = ?", (episode_id,)).fetchone()
+            if turns:
+                self._note(episode_id, "resumed", f"after turn {turns}")
+
+    def record_turn(self, episode_id: str, turns: Sequence[Turn]) -> None:
+        """Keep the last of an episode's turns so far, before the next one begins. A kill of this process loses nothing of it."""
+        body = encode_turn(turns[-1], turns[-2] if len(turns) > 1 else None)
+        with self._told(), self._db:
+            self._db.execute("INSERT INTO turns VALUES (?, ?, ?, ?)", (episode_id, len(turns) - 1, body, time.time()))
+
+    def turns(self, episode_id: str) -> tuple[Turn, ...]:
+        """The recorded turns of an episode that has not finished."""
+        query = "SELECT body FROM turns WHERE episode_id = ? ORDER BY number"
+        with self._told():
+            bodies = [body for (body,) in self._db.execute(query, (episode_id,))]
+        try:
+            return decode_turns(bodies)
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalError(f"{self.path}: a turn of {episode_id} cannot be read: {error}") from None
+
+    def cut(self, episode_id: str, keep: int, why: str) -> None:
+        """Throw away the turns of an unfinished episode after the first `keep`, and note why."""
+        with self._told(), self._db:
+            self._db.execute("DELETE FROM turns WHERE episode_id = ? AND number >= ?", (episode_id, keep))
+            self._note(episode_id, "cut", why)
 
     def record_episode(self, episode: Episode, step: int) -> None:
         """Keep a finished episode, before anything else is done with it."""
@@ -90,6 +125,7 @@ class Journal:
         )
         with self._told(), self._db:
             self._db.execute(f"INSERT INTO episodes VALUES ({','.join('?' * len(row))})", row)
+            self._db.execute("DELETE FROM turns WHERE episode_id = ?", (episode.episode_id,))
 
     def episodes(self, step: int | None = None) -> Iterator[Episode]:
         """The episodes of a step, or of the whole run, in the order in which they finished."""
@@ -121,17 +157,45 @@ class Journal:
 
     def discard_step(self, step: int) -> int:
         """Throw away the episodes of a step that was never committed; returns how many."""
-        if step in self.steps():
-            raise ValueError(f"{self.path}: step {step} is committed and stays")
-        with self._told(), self._db:
-            return self._db.execute("DELETE FROM episodes WHERE step = ?", (step,)).rowcount
+        return self._forget(step, "1", "the open step was thrown away")
 
     def forget_infra(self, step: int) -> int:
         """Throw away the episodes of an open step that have no verdict, so that they are attempted again; returns how many."""
+        return self._forget(step, "outcome = 'infra'", "no verdict (infrastructure): attempted again")
+
+    def forget_episode(self, episode: Episode, step: int, why: str) -> None:
+        """Throw away one episode of an open step, so that it is attempted again."""
+        self._forget(step, "episode_id = ?", why, episode.episode_id)
+
+    def _forget(self, step: int, where: str, why: str, *values: str) -> int:
         if step in self.steps():
             raise ValueError(f"{self.path}: step {step} is committed and stays")
         with self._told(), self._db:
-            return self._db.execute("DELETE FROM episodes WHERE step = ? AND outcome = 'infra'", (step,)).rowcount
+            query = f"DELETE FROM episodes WHERE step = ? AND {where} RETURNING episode_id"
+            gone = self._db.execute(query, (step, *values)).fetchall()
+            for (episode_id,) in gone:
+                self._note(episode_id, "forgotten", why)
+        return len(gone)
+
+    def record_batch(self, step: int, digest: str, fates: Mapping[str, str]) -> None:
+        """What a step trains on, before it does: a digest of the samples, and what becomes of each episode.
+
+        JournalError where the step's batch was recorded before and was another one: it would be trained on something else.
+        """
+        with self._told():
+            found = self._db.execute("SELECT digest FROM batches WHERE step = ?", (step,)).fetchone()
+        if found is not None and found[0] != digest:
+            raise JournalError(f"{self.path}: the batch of step {step} is not the recorded one; was the code or the configuration changed?")
+        if found is None:
+            with self._told(), self._db:
+                self._db.execute("INSERT INTO batches VALUES (?, ?, ?)", (step, digest, time.time()))
+                self._db.executemany("INSERT INTO fates VALUES (?, ?, ?)", [(name, step, fate) for name, fate in fates.items()])
+
+    def batch(self, step: int) -> str | None:
+        """The digest of a step's batch; None where none was recorded."""
+        with self._told():
+            found = self._db.execute("SELECT digest FROM batches WHERE step = ?", (step,)).fetchone()
+        return str(found[0]) if found else None
 
     def commit_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """The step is done: its weights are saved, a resumed run goes on after it."""
@@ -166,6 +230,18 @@ class Journal:
             found = self._db.execute("SELECT name, seconds, notes FROM phases ORDER BY finished, rowid")
             return [Phase(name, seconds, json.loads(notes)) for name, seconds, notes in found]
 
+    def ledger(self) -> "LedgerRows":
+        """Everything that is counted rather than read (pipeline/ledger.py)."""
+        with self._told():
+            (whole,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            return LedgerRows(
+                whole=str(whole),
+                issued={row[0]: (row[1], row[2], row[3]) for row in self._db.execute("SELECT * FROM issued ORDER BY issued, rowid")},
+                open_turns=dict(self._db.execute("SELECT episode_id, count(*) FROM turns GROUP BY episode_id")),
+                fates={row[0]: (row[1], row[2]) for row in self._db.execute("SELECT * FROM fates")},
+                events=list(self._db.execute("SELECT episode_id, what, detail FROM events ORDER BY event")),
+            )
+
     def close(self) -> None:
         """Let another process write; safe to call twice."""
         self._db.close()
@@ -176,6 +252,11 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _note(self, episode_id: str, what: str, detail: str) -> None:
+        """An event, inside the caller's transaction."""
+        row = (episode_id, what, detail, time.time())
+        self._db.execute("INSERT INTO events (episode_id, what, detail, happened) VALUES (?, ?, ?, ?)", row)
 
     def _decode(self, episode_id: str, body: bytes) -> Episode:
         try:
@@ -205,54 +286,4 @@ class Journal:
         except sqlite3.IntegrityError as error:
             raise JournalError(f"{self.path}: recorded before ({error})") from error
         except sqlite3.DatabaseError as error:
-            raise JournalError(f"{self.path}: {_advice(str(error))}") from error
-
-
-def _advice(message: str) -> str:
-    if "not a database" in message or "malformed" in message or message.startswith("foreign"):
-        return f"not a readable journal of greengrad ({message}); move it away or choose another run folder"
-    if "full" in message or "disk I/O" in message or "unable to open" in message:
-        return f"cannot be written ({message}); nothing of this transaction was kept; make room and run the same command again"
-    return message
-
-
-def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
-    """Open or make the file; sqlite3.DatabaseError for one that is not ours."""
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rwc'}", uri=True, timeout=30)
-    try:
-        (application,) = db.execute("PRAGMA application_id").fetchone()
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and (application, version) != (APPLICATION, SCHEMA_VERSION):
-            raise sqlite3.DatabaseError(f"foreign file: application {application:#x}, version {version}")
-        if not tables:
-            if readonly:
-                raise sqlite3.DatabaseError("foreign file: it has no tables")
-            _create(db)
-        return db
-    except sqlite3.DatabaseError:
-        db.close()
-        raise
-
-
-def _create(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA journal_mode=WAL")
-    db.executescript(f"BEGIN; {SCHEMA} PRAGMA application_id={APPLICATION}; PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-
-
-def _take_lock(path: Path) -> int:
-    """A record lock on the file: it ends with this process, however that ends, and children do not inherit it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.read(handle, 32).decode("ascii", "replace").strip()
-        os.close(handle)
-        raise JournalError(f"{path.parent}: another process (pid {owner}) is writing to this run; wait for it or stop it") from None
-    try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-    except OSError as error:
-        os.close(handle)
-        raise JournalError(f"{path}: {_advice(f'disk full or read-only: {error.strerror}')}") from error
-    return handle
+            raise JournalError(f"{self.path}: {advice(str(error))}") from error

@@ -101,6 +101,19 @@ def record_images(run: Path, digests: Mapping[str, str]) -> list[str]:
     return [f"image {name} was {before[name]} and is {new}" for name, new in digests.items() if before.get(name, new) != new]
 
 
+def find_changes(run: Path, suite: Path, images: Mapping[str, str]) -> list[str]:
+    """Lines on what a run's tasks and images were and are no longer; nothing where it has no manifest."""
+    path = run / "manifest.json"
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    old, new = before["data_sha256"].get(str(suite)), hash_folder(suite) if suite.exists() else None
+    lines = [
+        f"image {name} was {before['images'][name]} and is {is_}" for name, is_ in images.items() if before["images"].get(name, is_) != is_
+    ]
+    return [*lines, *([f"{suite} has other contents than when the run was made"] if old and new and old != new else [])]
+
+
 def identity(config: BaseModel) -> dict[str, Any]:
     """The configuration by dotted keys, without FREE."""
     return {key: value for key, value in _flatten(config.model_dump(mode="json")) if key not in FREE}

@@ -19,6 +19,7 @@ HASH = rf"""set -o pipefail
 """Names, modes, links and contents; .git and caches left out, as sandbox/repo.py does. It reads every file once and writes nothing."""
 NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 """A .pyc of ours could outlive an edit of the same size within a second, and the agent would run the old code."""
+NOT_READ = "unreadable after"
 COUNT = re.compile(r"(\d+) (passed|failed|errors?)\b")
 
 
@@ -35,7 +36,9 @@ async def look(sandbox: Sandbox, rollout: RolloutConfig, seconds: float, *, firs
 
     ValueError where the visible tests give no count in a tree that nobody has touched (`first`): the command does not fit the task.
     """
-    anchor = await _hash_tree(sandbox, seconds) if rollout.anchors else ""
+    anchor = await hash_tree(sandbox, seconds) if rollout.anchors else ""
+    if rollout.anchors and not anchor:
+        raise SandboxError(f"{sandbox.id}: the tree's hash is empty")
     if not rollout.visible_tests:
         return Seen(anchor)
     result = await sandbox.run(rollout.visible_tests, env=NO_BYTECODE, seconds=seconds)
@@ -47,13 +50,11 @@ async def look(sandbox: Sandbox, rollout: RolloutConfig, seconds: float, *, firs
     return Seen(anchor, passed or 0.0)
 
 
-async def _hash_tree(sandbox: Sandbox, seconds: float) -> str:
+async def hash_tree(sandbox: Sandbox, seconds: float) -> str:
     """A tree that cannot be read within the limit has an anchor that it shares with nothing: the time it took is part of it."""
     result = await sandbox.run(HASH, seconds=seconds)
     words = result.text.split()
-    if result.exit_code == 0 and not words:
-        raise SandboxError(f"{sandbox.id}: the tree's hash is empty")
-    return words[0] if result.exit_code == 0 else f"unreadable after {result.seconds}"
+    return words[0] if result.exit_code == 0 and words else f"{NOT_READ} {result.seconds}" if result.exit_code else ""
 
 
 def read_share(text: str) -> float | None:

@@ -8,10 +8,11 @@ to its own machine is graded.
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import takewhile
 from typing import Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -21,12 +22,16 @@ from tasks import Outcome, Task, Verdict
 
 from .action import FormatError
 from .config import RolloutConfig
-from .probe import look
+from .diary import Diary, NoDiary
+from .probe import hash_tree, look
 from .prompt import Chat
+from .redo import USED_UP, redo
 from .tools import Shown, run_tool
 from .types import Completion, ContextFull, Episode, Policy, PolicyError, Stop, Turn
 
 T = TypeVar("T")
+CHANGING = frozenset({"bash", "edit"})
+"""Tools after which the tree is hashed."""
 
 
 class Machines(Protocol):
@@ -55,6 +60,7 @@ class Rig:
     """From the first prompt to the last turn; the machine must live longer, so that its diff can still be taken."""
     retry_seconds: float = 1.0
     """Wait before an attempt that follows a failure of the infrastructure; doubled each time."""
+    diary: Diary = field(default_factory=NoDiary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,9 @@ class Slot:
     episode_id: str
     group_id: str
     seed: int = 0
+    step: int = 0
+    prefix: tuple[Turn, ...] = ()
+    """Recorded turns from which it starts: carried out again, seen by the policy, no part of what it is credited for."""
 
 
 @dataclass(slots=True)
@@ -87,6 +96,7 @@ async def run_episode(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episo
     try:
         if task.unusable:
             raise SealError(task.unusable)
+        rig.diary.issue(slot.episode_id, slot.group_id, task.instance_id, slot.step)
         stop = await _retry(rig, record, partial(_attempt, policy, task, rig, slot, record))
         verdict = await _retry(rig, record, partial(_judge, task, rig, stop, record.patch))
     except (SandboxError, PolicyError) as failure:
@@ -103,6 +113,7 @@ async def run_episode(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episo
         error=record.error,
         retries=record.retries,
         seconds=time.monotonic() - started,
+        prefix=slot.prefix,
     )
 
 
@@ -127,17 +138,43 @@ async def _judge(task: Task, rig: Rig, stop: Stop, patch: str) -> Verdict:
 
 
 async def _attempt(policy: Policy, task: Task, rig: Rig, slot: Slot, record: _Record) -> Stop:
-    """Play on a fresh machine and take its diff."""
-    record.turns, record.patch = [], ""
+    """Play on a fresh machine and take its diff; what an interrupted attempt has recorded is carried out again first.
+
+    Where that comes out differently the record is of no use: the episode begins again, on another machine.
+    """
+    record.turns, record.patch = list(_recorded(policy, rig, slot)), ""
     async with rig.machines.lease(task.image) as sandbox:
-        seat = Seat(sandbox, rig, slot, record.turns, time.monotonic() + rig.episode_seconds)
+        latest = time.monotonic() + rig.episode_seconds
         try:
-            stop = await play(policy, task, seat)
-            record.patch = await rig.diff(sandbox, task.image)
+            different = await redo(sandbox, [*slot.prefix, *record.turns], rig.rollout, rig.command_seconds)
+            if different is None:
+                deadline = min(latest, time.monotonic() + rig.episode_seconds - _spent(record.turns))
+                stop = await play(policy, task, Seat(sandbox, rig, slot, record.turns, deadline))
+                record.patch = await rig.diff(sandbox, task.image)
+                return stop
         except ResourceExhausted as failure:
-            stop, record.error = Stop.RESOURCE, str(failure)
+            record.error = str(failure)
             record.patch = await _salvage(sandbox, task, rig)
-    return stop
+            return Stop.RESOURCE
+    if different.turn <= len(slot.prefix):
+        raise SandboxError(f"{slot.episode_id}: the turns that it starts from do not replay: {different}")
+    rig.diary.cut(slot.episode_id, 0, f"begins again: {different}")
+    return await _attempt(policy, task, rig, slot, record)
+
+
+def _recorded(policy: Policy, rig: Rig, slot: Slot) -> tuple[Turn, ...]:
+    """Turns that the episode goes on from: those before the first that weights have sampled which do not exist (any more)."""
+    turns = rig.diary.turns(slot.episode_id)
+    known = tuple(takewhile(lambda turn: turn.completion.version <= policy.version, turns))
+    if len(known) < len(turns):
+        version = turns[len(known)].completion.version
+        rig.diary.cut(slot.episode_id, len(known), f"version {version} does not exist: the policy is at {policy.version}")
+    return known
+
+
+def _spent(turns: Sequence[Turn]) -> float:
+    """Seconds that turns took when they were played."""
+    return sum(turn.seconds_model + turn.seconds_tool for turn in turns)
 
 
 async def _salvage(sandbox: Sandbox, task: Task, rig: Rig) -> str:
@@ -150,7 +187,7 @@ async def _salvage(sandbox: Sandbox, task: Task, rig: Rig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Where one attempt plays: its machine, and the record it writes its turns to (a later caller may start it with earlier turns)."""
+    """Where one attempt plays: its machine, and the record it writes its turns to."""
 
     sandbox: Sandbox
     rig: Rig
@@ -158,6 +195,11 @@ class Seat:
     turns: list[Turn]
     deadline: float
     """By the monotonic clock."""
+
+    @property
+    def played(self) -> list[Turn]:
+        """All turns so far, those of the prefix included: what the limits count."""
+        return [*self.slot.prefix, *self.turns]
 
 
 async def play(policy: Policy, task: Task, seat: Seat) -> Stop:
@@ -171,31 +213,30 @@ async def play(policy: Policy, task: Task, seat: Seat) -> Stop:
             return Stop.TIME
         except ContextFull:
             return Stop.CONTEXT_FULL
-        seen = await look(seat.sandbox, seat.rig.rollout, min(seat.rig.command_seconds, _left(seat)), first=not seat.turns)
-        turn = await _act(tuple(prompt), completion, seconds, seat)
-        seat.turns.append(replace(turn, anchor=seen.anchor, passed=seen.passed))
-        if turn.call is not None and turn.call.name == "submit":
-            return Stop.SUBMITTED
-        if time.monotonic() >= seat.deadline:
-            return Stop.TIME
+        await _take_turn(tuple(prompt), completion, seconds, seat)
         prompt = _next_prompt(task, seat)
     return stop
 
 
 def _next_prompt(task: Task, seat: Seat) -> list[int]:
     chat = seat.rig.chat
-    if not seat.turns:
+    if not seat.played:
         return chat.start_prompt(task)
-    last = seat.turns[-1]
+    last = seat.played[-1]
     return chat.extend(last.prompt, last.completion, last.observation)
 
 
 def _limit(seat: Seat, prompt: list[int]) -> Stop | None:
-    """The limit that is reached before this prompt is sent, if any."""
+    """The end that the turns so far have come to, or the limit that is reached before this prompt is sent, if any."""
+    played = seat.played
+    if played and (call := played[-1].call) is not None and call.name == "submit":
+        return Stop.SUBMITTED
+    if time.monotonic() >= seat.deadline:
+        return Stop.TIME
     errors = seat.rig.rollout.format_errors
-    if len(seat.turns) >= errors and all(turn.call is None for turn in seat.turns[-errors:]):
+    if len(played) >= errors and all(turn.call is None for turn in played[-errors:]):
         return Stop.FORMAT
-    if len(seat.turns) >= seat.rig.rollout.max_turns:
+    if len(played) >= seat.rig.rollout.max_turns:
         return Stop.MAX_TURNS
     return Stop.CONTEXT_FULL if len(prompt) >= seat.rig.context else None
 
@@ -207,22 +248,45 @@ async def _sample(policy: Policy, prompt: list[int], seat: Seat) -> tuple[Comple
     return completion, time.monotonic() - started
 
 
-async def _act(prompt: tuple[int, ...], completion: Completion, seconds_model: float, seat: Seat) -> Turn:
-    """The action of a completion, carried out."""
-    started = time.monotonic()
-    rig = seat.rig
-    call = rig.chat.parse(completion.text)
+async def _take_turn(prompt: tuple[int, ...], completion: Completion, seconds_model: float, seat: Seat) -> None:
+    """Carry out the action of a completion and record the turn, that which ends the machine as well: then ResourceExhausted."""
+    seen = await look(seat.sandbox, seat.rig.rollout, _limit_command(seat), first=not seat.played)
+    failure: ResourceExhausted | None = None
+    turn = _read_action(prompt, completion, seconds_model, seat.rig.chat)
+    try:
+        turn = await _act(turn, seat)
+        if seat.rig.rollout.trees and turn.call is not None and turn.call.name in CHANGING:
+            turn = replace(turn, tree=await hash_tree(seat.sandbox, _limit_command(seat)))
+    except ResourceExhausted as error:
+        failure = error
+        turn = turn if turn.observation else replace(turn, observation=f"{USED_UP}{error}]")
+    seat.turns.append(replace(turn, anchor=seen.anchor, passed=seen.passed))
+    seat.rig.diary.record_turn(seat.slot.episode_id, seat.turns)
+    if failure is not None:
+        raise failure
+
+
+def _read_action(prompt: tuple[int, ...], completion: Completion, seconds_model: float, chat: Chat) -> Turn:
+    """The turn as far as it is known before anything is done: its call, or what is wrong with it."""
+    call = chat.parse(completion.text)
     if isinstance(call, FormatError):
         cut = "" if completion.stopped else " (The answer was cut at the token limit; be shorter.)"
         return Turn(prompt, completion, None, f"Format error: {call.message}{cut}", seconds_model)
-    shown = Shown(rig.rollout.observation_chars, min(rig.command_seconds, _left(seat)))
-    observation = await run_tool(seat.sandbox, call, shown)
-    return Turn(prompt, completion, call, observation, seconds_model, time.monotonic() - started)
+    return Turn(prompt, completion, call, "", seconds_model)
 
 
-def _left(seat: Seat) -> float:
-    """Seconds that a command may still take."""
-    return max(seat.deadline - time.monotonic(), 1.0)
+async def _act(turn: Turn, seat: Seat) -> Turn:
+    """The turn with its action carried out."""
+    if turn.call is None:
+        return turn
+    started = time.monotonic()
+    observation = await run_tool(seat.sandbox, turn.call, Shown(seat.rig.rollout.observation_chars, _limit_command(seat)))
+    return replace(turn, observation=observation, seconds_tool=time.monotonic() - started)
+
+
+def _limit_command(seat: Seat) -> float:
+    """Seconds that the next command may take."""
+    return min(seat.rig.command_seconds, max(seat.deadline - time.monotonic(), 1.0))
 
 
 def derive_seed(slot: Slot, turn: int) -> int:

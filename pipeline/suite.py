@@ -67,6 +67,7 @@ async def grade_predictions(config: Config, tasks: Sequence[Task], predictions: 
         async with open_rig(config, config.rollout, Chat(ByteTemplate()), 1) as rig:
 
             async def grade(task: Task, name: str) -> Episode:
+                journal.issue(name, task.instance_id, task.instance_id, 0)
                 verdict = await rig.grade(task, patches[task.instance_id])
                 return Episode(name, task.instance_id, task.instance_id, (), Stop.SUBMITTED, patches[task.instance_id], verdict)
 

@@ -4,15 +4,17 @@ Each line is one call into the file that knows how: collect.py (many episodes at
 advantages to tokens), learner.py and loss.py (the update), publish.py (the weights into the engine, verified), journal.py.
 The default is modified DAPO (arXiv:2508.03501). Off by default, as there: a KL term, a reference model, an entropy bonus.
 
-A run that was killed goes on with the same command: finished episodes of the open step are taken from the journal, the
-learner restarts from its newest checkpoint and repeats the journaled batches since.
+A run that was killed goes on with the same command: finished episodes of the open step are taken from the journal, unfinished ones
+go on after their last turn, the learner restarts from its newest checkpoint and repeats the journaled batches since. An update that
+was not committed never was: its step is still open, and what its weights have sampled (a later version than the resumed one) is
+sampled again.
 """
 
 import asyncio
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks import Task
@@ -51,7 +53,9 @@ class World:
 
 async def train(config: Config, journal: Journal, world: World) -> None:
     """Run the steps that are not yet committed."""
+    world = replace(world, rig=replace(world.rig, diary=journal))
     await resume(config, journal, world)
+    forget_unborn(journal, world.policy.version)
     with open_sinks(config.telemetry.sinks, journal.run, journal.steps()) as copy:
         schedule, clock = plan_steps(config, journal), Clock()
         async for groups in collect(world.policy, world.tasks, world.rig, schedule):
@@ -74,6 +78,7 @@ async def train(config: Config, journal: Journal, world: World) -> None:
 async def update(config: Config, journal: Journal, world: World, groups: Sequence[Group], clock: Clock) -> dict[str, float]:
     """Learn from the groups of a step, publish and save; without a signal nothing changes."""
     batch = build_batch(groups, config.credit, config.rollout.max_turns, config.rollout.fill_groups)
+    journal.record_batch(groups[0].step, batch.digest, batch.fates)
     metrics = dict(batch.metrics)
     if not batch.samples:
         return metrics
@@ -97,7 +102,8 @@ def warn(journal: Journal, step: int) -> None:
 def plan_steps(config: Config, journal: Journal) -> Schedule:
     """The open steps; what an interrupted one has finished is kept, what it finishes from now on is recorded."""
     step = journal.next_step
-    journal.forget_infra(step)
+    if journal.batch(step) is None:  # else what it trains on is decided
+        journal.forget_infra(step)
     done = {episode.episode_id: episode for episode in journal.episodes(step)}
 
     def enough(groups: Sequence[Group]) -> bool:
@@ -157,12 +163,24 @@ async def resume(config: Config, journal: Journal, world: World) -> None:
         if saved is not None and step <= _number(saved):
             continue
         batch = build_batch(journal.groups(step), config.credit, config.rollout.max_turns, config.rollout.fill_groups)
+        if journal.batch(step) is not None:
+            journal.record_batch(step, batch.digest, batch.fates)
         if batch.samples:
             await asyncio.to_thread(world.learner.step, batch)
     folder = journal.run / "weights"
     await asyncio.to_thread(world.learner.export, folder)
     await world.policy.load(folder, _version(steps[max(steps)]))
     log.info("resumed at step %d with the weights of version %d", journal.next_step, world.policy.version)
+
+
+def forget_unborn(journal: Journal, version: int) -> None:
+    """Episodes of open steps that weights have sampled which were never committed and do not exist any more are attempted again."""
+    committed = journal.steps()
+    for episode in [journal.episode(row.episode_id) for row in journal.rows() if row.step not in committed]:
+        newest = max((turn.completion.version for turn in episode.turns), default=0)
+        if newest > version:
+            why = f"version {newest} does not exist: the policy is at {version}"
+            journal.forget_episode(episode, _step_of(episode.group_id), why)
 
 
 def _version(metrics: Mapping[str, float]) -> int:

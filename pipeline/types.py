@@ -10,6 +10,7 @@ and nothing is ever tokenised a second time for training.
     Batch                      the samples of one optimiser step
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -78,6 +79,8 @@ class Turn:
     """Hash of the working tree before the action (pipeline/probe.py); "" = not looked at."""
     passed: float | None = None
     """Share of the visible tests that passed before the action; None = not run."""
+    tree: str = ""
+    """Hash of the working tree after the action; "" = not looked at (rollout.trees), or nothing that could change it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Episode:
     retries: int = 0
     """How many earlier attempts the infrastructure ate."""
     seconds: float = 0.0
+    prefix: tuple[Turn, ...] = ()
+    """Recorded turns of another episode that this one started from: context of its first prompt, never credited or trained."""
 
     @property
     def reward(self) -> float | None:
@@ -140,11 +145,23 @@ class Batch:
     samples: tuple[Sample, ...]
     metrics: dict[str, float] = field(default_factory=dict)
     """batch/mixed_groups, batch/dropped_constant, batch/infra_episodes, reward/mean ..."""
+    fates: dict[str, str] = field(default_factory=dict)
+    """Episode id -> "trained", or why it carries no loss."""
 
     @property
     def tokens(self) -> int:
         """Tokens that carry loss, over all samples: the denominator of the token mean."""
         return int(sum(sample.mask_T.sum() for sample in self.samples))
+
+    @property
+    def digest(self) -> str:
+        """The same for the same samples in the same order, to the bit."""
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            digest.update(f"{sample.episode_id} {sample.group_id} {len(sample.ids_T)}\n".encode())
+            for array in (sample.ids_T, sample.mask_T, sample.logprobs_T, sample.advantages_T):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
 
 class PolicyError(Exception):

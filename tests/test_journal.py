@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.codec import decode_episode, encode_episode
+from pipeline.codec import decode_episode, decode_turns, encode_episode, encode_turn
 from pipeline.journal import Journal, JournalError
+from pipeline.journal_file import APPLICATION, EPISODES
 from pipeline.types import Completion, Episode, Stop, ToolCall, Turn
 from tasks import Outcome, Verdict
 
@@ -28,7 +29,7 @@ def completions(draw: st.DrawFn) -> Completion:
 
 
 calls = st.builds(ToolCall, texts, st.dictionaries(texts, texts, max_size=3))
-turns = st.builds(Turn, ids, completions(), st.none() | calls, texts, floats, floats)
+turns = st.builds(Turn, ids, completions(), st.none() | calls, texts, floats, floats, texts, st.none() | floats, texts)
 statuses = st.dictionaries(texts, texts, max_size=3)
 verdicts = st.builds(
     Verdict,
@@ -44,7 +45,7 @@ verdicts = st.builds(
 episodes = st.builds(
     Episode,
     *(texts, texts, texts, st.lists(turns, max_size=4).map(tuple), st.sampled_from(Stop)),
-    *(texts, st.none() | verdicts, texts, st.integers(0, 3), floats),
+    *(texts, st.none() | verdicts, texts, st.integers(0, 3), floats, st.lists(turns, max_size=2).map(tuple)),
 )
 
 
@@ -60,6 +61,13 @@ def episode(name: str, reward: bool = True, group: str = "g0") -> Episode:
 @settings(max_examples=150, deadline=None)
 def test_an_episode_comes_back_exactly(original: Episode) -> None:
     assert decode_episode(encode_episode(original)) == original
+
+
+@given(episodes)
+@settings(max_examples=50, deadline=None)
+def test_turns_that_are_kept_one_by_one_come_back_exactly(original: Episode) -> None:
+    before = (None, *original.turns)
+    assert decode_turns([encode_turn(turn, last) for last, turn in zip(before, original.turns, strict=False)]) == original.turns
 
 
 def test_a_prompt_that_rewrites_history_comes_back_exactly() -> None:
@@ -129,6 +137,107 @@ def test_the_same_episode_twice_is_an_error(tmp_path: Path) -> None:
         journal.record_episode(episode("a"), step=0)
         with pytest.raises(JournalError, match="recorded before"):
             journal.record_episode(episode("a"), step=0)
+
+
+def test_the_turns_of_an_episode_under_way_are_there_until_it_has_finished(tmp_path: Path) -> None:
+    whole = episode("a")
+    with Journal(tmp_path) as journal:
+        journal.issue("a", "g0", "task", 0)
+        journal.record_turn("a", whole.turns[:1])
+        journal.record_turn("a", whole.turns)
+    with Journal(tmp_path) as journal:
+        assert journal.turns("a") == whole.turns and journal.turns("b") == ()
+        journal.issue("a", "g0", "task", 0)
+        journal.cut("a", 1, "it came out differently")
+        assert journal.turns("a") == whole.turns[:1]
+        assert journal.ledger().open_turns == {"a": 1}
+        journal.record_episode(whole, step=0)
+        assert journal.turns("a") == () and journal.ledger().open_turns == {}
+        assert journal.ledger().issued == {"a": ("g0", "task", 0)}
+        assert journal.ledger().events == [("a", "resumed", "after turn 2"), ("a", "cut", "it came out differently")]
+
+
+def test_a_turn_that_was_recorded_before_a_kill_is_there_afterwards(tmp_path: Path) -> None:
+    killed = python(
+        f"journal = Journal(Path({str(tmp_path)!r}))\n"
+        "from pipeline.types import Completion, Turn\n"
+        "turns = [Turn((1, n), Completion((3,), (-0.5,), 'x', 0, True), None, 'seen') for n in range(30)]\n"
+        "for n in range(30): journal.record_turn('e', turns[:n + 1])\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    assert killed.returncode == -9
+    with Journal(tmp_path) as journal:
+        assert [turn.prompt[1] for turn in journal.turns("e")] == list(range(30))
+
+
+def test_a_batch_is_recorded_once_and_another_one_for_its_step_is_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        assert journal.batch(0) is None
+        journal.record_batch(0, "abc", {"e": "trained"})
+        journal.record_batch(0, "abc", {"e": "trained"})
+        with pytest.raises(JournalError, match="the batch of step 0 is not the recorded one"):
+            journal.record_batch(0, "abd", {"e": "trained"})
+        assert journal.batch(0) == "abc" and journal.ledger().fates == {"e": (0, "trained")}
+
+
+def test_what_is_thrown_away_leaves_an_event(tmp_path: Path) -> None:
+    lost = Episode("lost", "g", "task", (), Stop.INFRA, "", Verdict("task", Outcome.INFRA))
+    with Journal(tmp_path) as journal:
+        journal.record_episode(episode("a"), step=0)
+        journal.record_episode(lost, step=0)
+        assert journal.forget_infra(0) == 1
+        journal.forget_episode(episode("a"), 0, "of weights that do not exist")
+        assert journal.rows() == []
+        assert [(name, what) for name, what, _ in journal.ledger().events] == [("lost", "forgotten"), ("a", "forgotten")]
+
+
+@pytest.fixture
+def first_version(tmp_path: Path) -> Path:
+    """A run folder as version 1 left it, with one episode."""
+    with Journal(tmp_path / "new") as journal:
+        journal.record_episode(episode("a"), step=0)
+        journal.commit_step(0, {"train/version": 1.0})
+    run = tmp_path / "old"
+    run.mkdir()
+    db = sqlite3.connect(run / "journal.sqlite")
+    db.executescript(f"PRAGMA journal_mode=WAL; {EPISODES} PRAGMA application_id={APPLICATION}; PRAGMA user_version=1;")
+    db.execute("ATTACH ? AS new", (str(tmp_path / "new" / "journal.sqlite"),))
+    for table in ("episodes", "steps"):
+        db.execute(f"INSERT INTO {table} SELECT * FROM new.{table}")
+    db.commit()
+    db.close()
+    return run
+
+
+def test_a_journal_of_the_first_version_is_read_as_it_is_and_a_writer_adds_what_is_new(first_version: Path) -> None:
+    before = (first_version / "journal.sqlite").read_bytes()
+    with Journal(first_version, readonly=True) as journal:
+        assert [row.episode_id for row in journal.rows()] == ["a"] and journal.turns("a") == ()
+        assert journal.ledger().issued == {"a": ("g0", "task", 0)} and journal.batch(0) is None
+    assert (first_version / "journal.sqlite").read_bytes() == before
+    with Journal(first_version) as journal:
+        journal.issue("b", "g1", "task", 1)
+        journal.record_turn("b", episode("b").turns[:1])
+    with Journal(first_version) as journal:
+        assert journal.episode("a") == episode("a") and journal.turns("b") == episode("b").turns[:1]
+        assert list(journal.ledger().issued) == ["a", "b"]
+
+
+def test_a_journal_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    db = sqlite3.connect(tmp_path / "journal.sqlite")
+    db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(JournalError, match="version 99"):
+        Journal(tmp_path)
+
+
+def test_metrics_that_a_kill_kept_from_being_copied_are_there_when_the_run_is_opened_again(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.commit_step(0, {"reward/mean": 0.25})
+    (tmp_path / "metrics.jsonl").unlink()
+    Journal(tmp_path).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "reward/mean": 0.25}\n'
 
 
 def test_a_second_process_on_the_same_run_is_told_who_writes(tmp_path: Path) -> None:

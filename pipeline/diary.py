@@ -1,0 +1,43 @@
+"""Where episodes that are under way are kept turn by turn, so that a killed run goes on in the middle of them; knows no files."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from .types import Turn
+
+
+class Diary(Protocol):
+    """What run_episode writes as it goes (journal.Journal)."""
+
+    def issue(self, episode_id: str, group_id: str, instance_id: str, step: int) -> None:
+        """It begins, or goes on."""
+        ...
+
+    def turns(self, episode_id: str) -> tuple[Turn, ...]:
+        """What an earlier attempt has recorded of it."""
+        ...
+
+    def record_turn(self, episode_id: str, turns: Sequence[Turn]) -> None:
+        """Keep the last of these, its turns so far."""
+        ...
+
+    def cut(self, episode_id: str, keep: int, why: str) -> None:
+        """Forget all but the first `keep`."""
+        ...
+
+
+class NoDiary:
+    """Keeps nothing: an episode that is interrupted begins again."""
+
+    def issue(self, episode_id: str, group_id: str, instance_id: str, step: int) -> None:
+        """Not noted."""
+
+    def turns(self, episode_id: str) -> tuple[Turn, ...]:
+        """None."""
+        return ()
+
+    def record_turn(self, episode_id: str, turns: Sequence[Turn]) -> None:
+        """Not kept."""
+
+    def cut(self, episode_id: str, keep: int, why: str) -> None:
+        """There is nothing to forget."""
