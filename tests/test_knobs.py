@@ -177,7 +177,7 @@ async def _roll(config: Config, make: Callable[[Any, Any], Any]) -> object:
     tasks = [make_task(number) for number in range(5)]
     groups = [group async for step in collect(lambda task: make(chat, task), tasks, rig, Schedule(steps=1, seed=3)) for group in step]
     return [
-        (e.episode_id, e.stop, [(t.prompt, t.completion.ids, t.observation, t.anchor, t.passed) for t in e.turns])
+        (e.episode_id, e.stop, [(t.prompt, t.completion.ids, t.observation, t.anchor, t.passed, t.tree) for t in e.turns])
         for group in groups
         for e in group.episodes
     ]
@@ -308,6 +308,7 @@ EFFECTS: dict[str, tuple[Probe, object, dict[str, object]]] = {
     "rollout.format_errors": (see_rollout, 2, ROLL),
     "rollout.observation_chars": (see_rollout, 100, ROLL),
     "rollout.anchors": (see_rollout, True, ROLL),
+    "rollout.trees": (see_rollout, False, ROLL),
     "rollout.visible_tests": (see_rollout, "pytest", ROLL),
     "rollout.infra_retries": (see_failures, 9, ROLL),
     "rollout.temperature": (see_setup, 0.5, {}),

@@ -119,6 +119,8 @@ COMMANDS = [
     "curriculum",
     "view",
     "compare",
+    "replay",
+    "audit",
 ]
 
 
