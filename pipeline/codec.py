@@ -120,7 +120,9 @@ def _turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
             tokens_out=row.get("tokens", (0, 0))[1],
         )
         call = ToolCall(*row["call"]) if row["call"] else None
-        turns.append(Turn(prompt, completion, call, row["observation"], *row["seconds"], *row.get("seen", ("", None)), row.get("tree", "")))
+        (anchor, passed), (seconds_model, seconds_tool) = row.get("seen", ("", None)), row["seconds"]
+        seen = (seconds_model, seconds_tool, anchor, passed, row.get("tree", ""))
+        turns.append(Turn(prompt, completion, call, row["observation"], *seen))
         context = prompt + completion.ids
     return turns
 

@@ -17,6 +17,7 @@ import numpy as np
 from tasks import Task
 
 from .breaker import Breaker
+from .prefix import Prefixes, choose_prefix
 from .rollout import Rig, Slot, run_episode
 from .types import Episode, Group, Policy
 
@@ -46,6 +47,8 @@ class Schedule:
     """Called as each new episode finishes: the journal, the progress bar."""
     earlier_rounds: int | None = None
     """Rounds of tasks that the steps before first_step took; None: one each."""
+    prefixes: Prefixes = field(default_factory=dict)
+    """What episodes start from, by instance id."""
     enough: Callable[[Sequence[Group]], bool] = satisfied
     """Whether the groups of a step's rounds so far make its batch; asked after each round, until rollout.rounds."""
 
@@ -82,6 +85,8 @@ async def run_group(actor: Actor, task: Task, rig: Rig, schedule: Schedule, wher
     policy = actor(task) if callable(actor) else actor
     group_id = f"{step:05d}.{place:05d}.{task.instance_id}"
 
+    prefix = choose_prefix(schedule.prefixes, task.instance_id, step)
+
     async def run(slot: Slot) -> Episode:
         if slot.episode_id in schedule.done:
             return schedule.done[slot.episode_id]
@@ -89,7 +94,7 @@ async def run_group(actor: Actor, task: Task, rig: Rig, schedule: Schedule, wher
         schedule.on_episode(episode)
         return episode
 
-    slots = [Slot(f"{group_id}.{number:02d}", group_id, schedule.seed, step) for number in range(rig.rollout.group_size)]
+    slots = [Slot(f"{group_id}.{number:02d}", group_id, schedule.seed, step, prefix) for number in range(rig.rollout.group_size)]
     return Group(group_id, task.instance_id, step, tuple(await gather([run(slot) for slot in slots])))
 
 

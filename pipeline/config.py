@@ -91,6 +91,15 @@ class SandboxConfig(Section):
         )
 
 
+class PrefixConfig(Section):
+    """Episodes that start in the middle of recorded ones (pipeline/prefix.py)."""
+
+    run: Path
+    """Run folder whose resolved episodes are started from; a task that has none starts at its beginning."""
+    turn: int = 2
+    """The first turn that the policy plays: from 1, or from the end (-1: the last)."""
+
+
 class RolloutConfig(Section):
     """How episodes are made. Every decoding knob but temperature is off, and is sent explicitly with each request."""
 
@@ -119,6 +128,8 @@ class RolloutConfig(Section):
     """Hash the working tree after each command and edit, which checks resumed episodes and `greengrad replay`: one command a turn."""
     visible_tests: str = ""
     """A command that runs the visible tests before each action, in the agent's machine and on its time (pipeline/probe.py); "": none."""
+    prefix: PrefixConfig | None = None
+    """Read by `train`; None: every episode starts at its task's beginning."""
     infra_retries: int = Field(2, ge=0)
     infra_stop: int = Field(8, ge=1)
     """Episodes in a row without a verdict (INFRA, after all retries) that stop the run."""

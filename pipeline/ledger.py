@@ -150,7 +150,7 @@ def check_batches(journal: Journal, found: LedgerRows, config: Config | None, no
 
 def check_versions(step: int, steps: Mapping[int, Mapping[str, float]], episodes: Sequence[Episode]) -> Iterator[str]:
     """No token is of weights that did not exist yet when the step was trained."""
-    before = int(steps[step - 1].get("train/version", 0)) if step else 0
+    before = int(steps.get(step - 1, {}).get("train/version", 0))
     for episode in episodes:
         late = {turn.completion.version for turn in episode.turns if turn.completion.version > before}
         if late:

@@ -22,11 +22,12 @@ from .config import Config
 from .evaluate import AGAIN, count_attempts
 from .journal import Journal
 from .manifest import find_changes
+from .prefix import cut_before, retell
 from .progress import progress
 from .prompt import ByteTemplate, Chat
 from .redo import Divergence, redo
 from .rollout import Rig, Slot, run_episode
-from .types import Completion, Episode, Stop, Turn
+from .types import Episode, Stop
 from .world import open_rig
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ async def replay(episode: Episode, task: Task, rig: Rig) -> Replayed:
         retry=retry_if_exception_type(SandboxError),
         reraise=True,
     )
-    error, divergence = "", None
+    error = ""
+    divergence: Divergence | None = None
     try:
         divergence = await retrying(find_divergence, episode, task, rig)
     except SandboxError as failure:
@@ -152,25 +154,3 @@ async def continue_from(config: Config, run: Path, name: str, turn: int, out: Pa
             episode = await run_episode(actor.policy_for(task), task, replace(rig, diary=record), slot)
         record.record_episode(episode, step=0)
     return episode
-
-
-def cut_before(episode: Episode, turn: int) -> tuple[Turn, ...]:
-    """The turns before `turn` (from 1, those of the episode's own prefix included); ValueError where it has no such turn."""
-    turns = (*episode.prefix, *episode.turns)
-    if not 1 <= turn <= len(turns):
-        raise ValueError(f"{episode.episode_id} has turns 1 to {len(turns)}: it cannot go on from turn {turn}")
-    return turns[: turn - 1]
-
-
-def retell(chat: Chat, task: Task, turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """The same turns in the tokens of `chat`: as they are where it made them, else written anew; they are context and never trained."""
-    prompt = chat.start_prompt(task)
-    if not turns or tuple(prompt) == turns[0].prompt:
-        return tuple(turns)
-    told = []
-    for turn in turns:
-        ids = tuple(chat.write(turn.completion.text))
-        completion = Completion(ids, (0.0,) * len(ids), turn.completion.text, 0, stopped=True)
-        told.append(replace(turn, prompt=tuple(prompt), completion=completion))
-        prompt = chat.extend(prompt, completion, turn.observation)
-    return tuple(told)

@@ -40,6 +40,8 @@ async def roll_out(config: Config, tasks: Sequence[Task], run: Path) -> Results:
 
 
 async def _play(config: Config, work: Sequence[Work], out: Path, title: str, served: Policy | None = None) -> Results:
+    if config.rollout.prefix is not None:
+        raise ValueError("rollout.prefix is read by `train` alone; `greengrad replay --from-turn` starts one episode from a turn")
     chat = open_chat(config)
     rollout, context = token_limits(config)
     with Journal(out) as journal:

@@ -25,6 +25,7 @@ from .collect import Schedule, collect
 from .config import Config
 from .held_out import evaluate_held_out, is_evaluated
 from .journal import Journal
+from .prefix import load_prefixes
 from .publish import publish
 from .rollout import Rig
 from .sinks import open_sinks
@@ -57,7 +58,8 @@ async def train(config: Config, journal: Journal, world: World) -> None:
     await resume(config, journal, world)
     forget_unborn(journal, world.policy.version)
     with open_sinks(config.telemetry.sinks, journal.run, journal.steps()) as copy:
-        schedule, clock = plan_steps(config, journal), Clock()
+        prefixes = load_prefixes(config.rollout.prefix, world.rig.chat, world.tasks)
+        schedule, clock = replace(plan_steps(config, journal), prefixes=prefixes), Clock()
         async for groups in collect(world.policy, world.tasks, world.rig, schedule):
             clock.lap("rollout")
             step = check_on_policy(groups, world.policy.version)

