@@ -33,12 +33,13 @@ class CreditedGroup:
     samples: tuple[Sample, ...]
 
 
-def build_batch(groups: Sequence[Group], config: CreditConfig, max_turns: int, fill: int | None = None) -> Batch:
+def build_batch(groups: Sequence[Group], config: CreditConfig, max_turns: int, fill: int | None = None, oldest: int = 0) -> Batch:
     """The samples of all groups that carry a signal; `samples == ()` means "skipped: no signal", never an error.
 
     `fill`: of the first so many of them, in the order given; the others are counted as surplus, and what is missing as well.
+    `oldest`: tokens that an earlier version sampled carry no loss.
     """
-    credited = [credit_group(group, config, max_turns) for group in groups]
+    credited = [credit_group(group, config, max_turns, oldest) for group in groups]
     if fill is not None:
         credited = drop_surplus(credited, fill)
     samples = tuple(sample for group in credited for sample in group.samples)
@@ -77,7 +78,7 @@ def drop_surplus(credited: Sequence[CreditedGroup], fill: int) -> list[CreditedG
     return [replace(group, fate="surplus", samples=()) if index in late else group for index, group in enumerate(credited)]
 
 
-def credit_group(group: Group, config: CreditConfig, max_turns: int) -> CreditedGroup:
+def credit_group(group: Group, config: CreditConfig, max_turns: int, oldest: int = 0) -> CreditedGroup:
     """Leave INFRA out, then drop the group or turn its episodes into samples with advantages.
 
     With truncated "drop", an episode that a limit ended still counts in the group's mean and std; it only carries no loss.
@@ -95,7 +96,7 @@ def credit_group(group: Group, config: CreditConfig, max_turns: int) -> Credited
     for episode, advantages_N in zip(graded, assign_credit(outcomes, config, max_turns), strict=True):
         if config.truncated == "keep" or episode.stop not in TRUNCATED:
             runs = split_history(episode.turns) if config.samples == "merged" else [[turn] for turn in range(len(episode.turns))]
-            samples += merge_turns(episode, advantages_N, np.ones(len(episode.turns), dtype=bool), runs)
+            samples += merge_turns(episode, advantages_N, np.ones(len(episode.turns), dtype=bool), runs, oldest)
     return CreditedGroup(graded, ungraded, "kept", mixed, shaped_G, tuple(samples))
 
 
@@ -127,11 +128,12 @@ def split_history(turns: Sequence[Turn]) -> list[list[int]]:
 
 
 def merge_turns(
-    episode: Episode, advantages_N: np.ndarray, loss_N: np.ndarray, runs: Sequence[Sequence[int]] | None = None
+    episode: Episode, advantages_N: np.ndarray, loss_N: np.ndarray, runs: Sequence[Sequence[int]] | None = None, oldest: int = 0
 ) -> list[Sample]:
     """One sample per run of turns (default: those that share their history): each sampled token carries loss once, in its context.
 
-    `loss_N` (bool) says which turns carry loss; the others stay in the context. A run without a token of loss gives no sample.
+    `loss_N` (bool) says which turns carry loss; the others, and tokens of a version before `oldest`, stay in the context. A run without
+    a token of loss gives no sample.
     """
     samples = []
     for run in split_history(episode.turns) if runs is None else runs:
@@ -145,9 +147,10 @@ def merge_turns(
             if not loss_N[index]:
                 continue
             span = slice(len(turn.prompt), len(turn.prompt) + len(turn.completion.ids))
-            mask_T[span] = True
-            logprobs_T[span] = turn.completion.logprobs
-            advantages_T[span] = advantages_N[index]
+            fresh = turn.completion.versions() >= oldest
+            mask_T[span] = fresh
+            logprobs_T[span] = np.where(fresh, turn.completion.logprobs, 0.0)
+            advantages_T[span] = np.where(fresh, advantages_N[index], 0.0)
         if mask_T.any():
             samples.append(Sample(episode.episode_id, episode.group_id, ids_T, mask_T, logprobs_T, advantages_T))
     return samples

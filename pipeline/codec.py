@@ -96,6 +96,7 @@ def _turn_fields(turn: Turn, before: Turn | None) -> dict[str, Any]:
         "text": completion.text,
         "version": completion.version,
         "stopped": completion.stopped,
+        **({"later": completion.later} if completion.later else {}),
         **({"tokens": [completion.tokens_in, completion.tokens_out]} if completion.tokens_in or completion.tokens_out else {}),
         "call": [turn.call.name, turn.call.arguments] if turn.call else None,
         "observation": turn.observation,
@@ -118,6 +119,7 @@ def _turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
             stopped=row["stopped"],
             tokens_in=row.get("tokens", (0, 0))[0],
             tokens_out=row.get("tokens", (0, 0))[1],
+            later=tuple((first, version) for first, version in row.get("later", ())),
         )
         call = ToolCall(*row["call"]) if row["call"] else None
         (anchor, passed), (seconds_model, seconds_tool) = row.get("seen", ("", None)), row["seconds"]

@@ -1,14 +1,20 @@
 """Many groups at once: per step the chosen tasks, group_size episodes of each; knows run_episode, nothing of what an episode is.
 
-Synchronous (max_lag 0): a step's groups are complete before the caller sees them, and the next step begins when the caller
-comes back, so every token is sampled by the weights of its step. Machines are limited by the pool, requests by the policy.
+A step's groups are complete before the caller sees them, and the caller comes back for step s when it has trained the steps before.
+Then the steps up to s + ahead are admitted: their episodes sample, act and are graded while the caller trains. With ahead 0 that is the
+synchronous loop. Machines are limited by the pool, which serves in the order of asking (the oldest step first), requests by the policy.
+
+Claim: a token of step s, trained at version v, was sampled by a version of at least v - ahead. An episode of step s is admitted, so
+each of its tokens sampled, after step s - ahead - 1 was trained. From then until step s is trained only the steps s - ahead ... s - 1 are
+trained, ahead of them, and each publishes at most once (a step without a signal, never).
 
 A step may take several rounds of tasks until its groups are enough (dynamic sampling). Only whole rounds are asked about, so that
-what is kept does not depend on which episodes end first.
+what is kept does not depend on which episodes end first; then a step begins when the groups of the step before are complete, because
+only then it is known which tasks are next.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -40,9 +46,11 @@ class Schedule:
     steps: int
     """Steps first_step .. steps - 1."""
     first_step: int = 0
+    ahead: int = 0
+    """Steps whose episodes run beside the one that the caller waits for or trains on."""
     seed: int = 0
     done: Mapping[str, Episode] = field(default_factory=dict)
-    """Finished episodes of an interrupted step by id; they are not repeated."""
+    """Finished episodes of interrupted steps by id; they are not repeated."""
     on_episode: Callable[[Episode], None] = ignore
     """Called as each new episode finishes: the journal, the progress bar."""
     earlier_rounds: int | None = None
@@ -57,8 +65,20 @@ Actor = Policy | Callable[[Task], Policy]
 """One policy for all tasks (a model), or one for each (a scripted agent)."""
 
 
-async def collect(actor: Actor, tasks: Sequence[Task], rig: Rig, schedule: Schedule) -> AsyncIterator[list[Group]]:
-    """The groups of each step, in the order of choose_tasks. InfraStopped where nothing but failures of the infrastructure comes back."""
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    """A step that is complete."""
+
+    groups: list[Group]
+    rounds: int
+    """That all steps up to this one took."""
+
+
+async def collect(actor: Actor, tasks: Sequence[Task], rig: Rig, schedule: Schedule) -> AsyncGenerator[list[Group], None]:
+    """The groups of each step, in the order of choose_tasks. InfraStopped where nothing but failures of the infrastructure comes back.
+
+    Close it (contextlib.aclosing) where it may not be used to its end: episodes of later steps run until then.
+    """
     breaker = Breaker(rig.rollout.infra_stop)
 
     def record(episode: Episode) -> None:
@@ -66,17 +86,50 @@ async def collect(actor: Actor, tasks: Sequence[Task], rig: Rig, schedule: Sched
         breaker.note(episode)
 
     watched = replace(schedule, on_episode=record)
-    done = schedule.first_step if schedule.earlier_rounds is None else schedule.earlier_rounds
-    count = rig.rollout.tasks_per_step
-    for step in range(schedule.first_step, schedule.steps):
-        groups: list[Group] = []
-        for _ in range(rig.rollout.rounds):
-            places = enumerate(choose_tasks(tasks, done, count, schedule.seed), len(groups))
-            groups += await gather([run_group(actor, task, rig, watched, (step, place)) for place, task in places])
-            done += 1
-            if schedule.enough(groups):
-                break
-        yield groups
+    running: dict[int, asyncio.Task[_Collected]] = {}
+    try:
+        for step in range(schedule.first_step, schedule.steps):
+            for later in range(step, min(step + schedule.ahead + 1, schedule.steps)):
+                if later not in running:
+                    running[later] = asyncio.create_task(collect_step(actor, tasks, rig, watched, later, running.get(later - 1)))
+            yield (await first_of(running, step)).groups
+            running.pop(step - 1, None)
+    finally:
+        await cancel(list(running.values()))
+
+
+async def collect_step(
+    actor: Actor, tasks: Sequence[Task], rig: Rig, schedule: Schedule, step: int, before: asyncio.Task[_Collected] | None
+) -> _Collected:
+    """Rounds of tasks until the step's groups are enough; `before`: the step before, None for the first of this process."""
+    count, groups = rig.rollout.tasks_per_step, list[Group]()
+    if before is not None and rig.rollout.rounds > 1:
+        rounds = (await asyncio.shield(before)).rounds
+    else:
+        rounds = (schedule.first_step if schedule.earlier_rounds is None else schedule.earlier_rounds) + step - schedule.first_step
+    for _ in range(rig.rollout.rounds):
+        places = enumerate(choose_tasks(tasks, rounds, count, schedule.seed), len(groups))
+        groups += await gather([run_group(actor, task, rig, schedule, (step, place)) for place, task in places])
+        rounds += 1
+        if schedule.enough(groups):
+            break
+    return _Collected(groups, rounds)
+
+
+async def first_of(running: Mapping[int, asyncio.Task[_Collected]], step: int) -> _Collected:
+    """What the step's task returns; an exception of any task at once."""
+    while not running[step].done():
+        done, _ = await asyncio.wait([task for task in running.values() if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    return running[step].result()
+
+
+async def cancel(tasks: Sequence[asyncio.Task[_Collected]]) -> None:
+    """End them, and wait until their machines are torn down; what they raise now is not what ended them."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run_group(actor: Actor, task: Task, rig: Rig, schedule: Schedule, where: tuple[int, int]) -> Group:

@@ -15,6 +15,7 @@ from .config_learner import LoraConfig as LoraConfig
 from .config_objective import CreditConfig as CreditConfig
 from .config_objective import LossConfig as LossConfig
 from .config_objective import Section as Section
+from .config_train import TrainConfig as TrainConfig
 
 
 class ModelConfig(Section):
@@ -168,6 +169,9 @@ CHAT_KEYS = ("key_env", "body", "attempts", "requests_per_minute", "request_seco
 ENGINE_KEYS = ("dtype", "memory_gb", "gpu_fraction", "tensor_parallel", "seed")
 """Keys of PolicyConfig that only an engine of our own reads."""
 
+TOKEN_KEYS = ("publish_tolerance", "in_flight")
+"""Keys of PolicyConfig that a chat server, which takes no weights, does not read."""
+
 
 class PolicyConfig(Section):
     """The engine that samples."""
@@ -198,6 +202,9 @@ class PolicyConfig(Section):
     """KV-cache on the CPU; on a GPU the fraction below."""
     gpu_fraction: float = Field(0.9, gt=0, le=1)
     tensor_parallel: int = Field(1, ge=1)
+    in_flight: bool = False
+    """While weights are published, requests that run are frozen and go on with the new ones (each token keeps its version); false: the
+    publish waits until they have ended. Read where episodes run meanwhile (train.max_lag)."""
     publish_tolerance: float = Field(0.08, gt=0)
     """Mean |log p(learner) - log p(engine)| over probe tokens after a publish; above it the run stops."""
     seed: int = 0
@@ -206,7 +213,7 @@ class PolicyConfig(Section):
     def _refuse_what_is_not_read(self) -> Self:
         """A key that the chosen server does not read would silently do nothing."""
         chat = self.api == "chat"
-        unread = [*(() if chat else CHAT_KEYS), *(ENGINE_KEYS if chat or self.url else ()), *(("publish_tolerance",) if chat else ())]
+        unread = [*(() if chat else CHAT_KEYS), *(ENGINE_KEYS if chat or self.url else ()), *(TOKEN_KEYS if chat else ())]
         for key in unread:
             if getattr(self, key) != type(self).model_fields[key].default:
                 where = f"policy.api {self.api}" + (" with policy.url" if self.url and not chat else "")
@@ -217,19 +224,6 @@ class PolicyConfig(Section):
 def engine_defaults() -> dict[str, str | int | float]:
     """What ENGINE_KEYS are where nobody sets them."""
     return {key: PolicyConfig.model_fields[key].default for key in ENGINE_KEYS}
-
-
-class TrainConfig(Section):
-    """The loop."""
-
-    steps: int = Field(1, ge=0)
-    save_every: int = Field(1, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-    eval_every: int = Field(0, ge=0)
-    """Steps between evaluations of held-out tasks, one after the last included; the best model is kept in RUN/best. 0: none."""
-    eval_split: str = "test"
-    """Of tasks.suite: the held-out tasks."""
-    seed: int = 0
 
 
 class TelemetryConfig(Section):
@@ -290,6 +284,13 @@ class Config(Section):
         if (self.credit.kind == "potential" or self.credit.turn_reward == "tests") and not self.rollout.visible_tests:
             what = "kind potential" if self.credit.kind == "potential" else "turn_reward tests"
             raise ValueError(f"credit.{what} needs a run of the visible tests: set rollout.visible_tests to a command")
+        if self.train.max_lag and self.loss.old_logprobs == "learner" and self.loss.correction_level == "off":
+            raise ValueError(
+                f"train.max_lag = {self.train.max_lag} trains on tokens of older weights, and nothing corrects for that: set "
+                "loss.old_logprobs: engine (the ratio is to the weights that sampled), or a loss.correction_level (decoupled PPO)"
+            )
+        if self.policy.in_flight and not self.train.ahead:
+            raise ValueError("policy.in_flight is read only where episodes run during a publish: set train.max_lag or train.on_stale")
         if self.credit.draws and self.credit.draw_weights == "unbiased" and self.loss.aggregation != "token":
             raise ValueError("credit.draw_weights unbiased is made for loss.aggregation token; choose that, or draw_weights priority")
         return self

@@ -1,6 +1,7 @@
 """Where episodes that are under way are kept turn by turn, so that a killed run goes on in the middle of them; knows no files."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Protocol
 
 from .types import Turn
@@ -41,3 +42,13 @@ class NoDiary:
 
     def cut(self, episode_id: str, keep: int, why: str) -> None:
         """There is nothing to forget."""
+
+
+def recorded_turns(diary: Diary, episode_id: str, version: int) -> tuple[Turn, ...]:
+    """Turns that an episode goes on from: those before the first that weights have sampled which do not exist (any more)."""
+    turns = diary.turns(episode_id)
+    known = tuple(takewhile(lambda turn: turn.completion.newest <= version, turns))
+    if len(known) < len(turns):
+        newest = turns[len(known)].completion.newest
+        diary.cut(episode_id, len(known), f"version {newest} does not exist: the policy is at {version}")
+    return known

@@ -21,8 +21,10 @@ class MemoryMachines:
         self._make = make
 
     @asynccontextmanager
-    async def lease(self, image: Image) -> AsyncIterator[Sandbox]:
+    async def lease(self, image: Image, *, begun: Callable[[], None] | None = None) -> AsyncIterator[Sandbox]:
         """A new machine, closed at the end of the block."""
+        if begun is not None:
+            begun()
         sandbox = self._make()
         self.made.append(sandbox)
         try:

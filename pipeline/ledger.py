@@ -12,11 +12,11 @@ from pathlib import Path
 
 from tasks import Outcome
 
-from .batch import build_batch
 from .config import Config
 from .config_io import load_config
 from .evaluate import AGAIN
 from .journal import EpisodeRow, Journal, LedgerRows
+from .staleness import make_batch
 from .types import Episode
 
 
@@ -134,7 +134,7 @@ def check_batches(journal: Journal, found: LedgerRows, config: Config | None, no
             for group in groups
             if len(group.episodes) != config.rollout.group_size
         )
-        batch = build_batch(groups, config.credit, config.rollout.max_turns, config.rollout.fill_groups)
+        batch = make_batch(config, groups, version_before(step, journal.steps()))
         if batch.digest != recorded:
             yield f"step {step}: its batch, made again, is another one than was trained on"
         yield from (
@@ -148,11 +148,16 @@ def check_batches(journal: Journal, found: LedgerRows, config: Config | None, no
         notes.append("no config.yaml: batches are not made again")
 
 
+def version_before(step: int, steps: Mapping[int, Mapping[str, float]]) -> int:
+    """Of the weights that the step was trained from."""
+    return int(steps.get(step - 1, {}).get("train/version", 0))
+
+
 def check_versions(step: int, steps: Mapping[int, Mapping[str, float]], episodes: Sequence[Episode]) -> Iterator[str]:
     """No token is of weights that did not exist yet when the step was trained."""
-    before = int(steps.get(step - 1, {}).get("train/version", 0))
+    before = version_before(step, steps)
     for episode in episodes:
-        late = {turn.completion.version for turn in episode.turns if turn.completion.version > before}
+        late = {turn.completion.newest for turn in episode.turns if turn.completion.newest > before}
         if late:
             yield f"{episode.episode_id}: sampled by version {max(late)}, and step {step} was trained from version {before}"
 

@@ -3,11 +3,14 @@
 Every sampling parameter is sent with each request, and the first thing that a policy does is to prove that the server neither
 cuts nor bends the distribution (finding F2: an engine that silently switched on top_k first raised scores and then wrecked training).
 
-New weights are read from a folder without a restart (WeightLoader). Left out: transfers over NCCL, updates while requests run.
+New weights are read from a folder without a restart (WeightLoader), also while requests run: they end first, or are frozen and go on
+with the new weights (policy.in_flight). Left out: transfers over NCCL; several engines, where siblings of a group would have to share one
+for its prefix cache.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,12 +89,23 @@ class VllmPolicy:
     retry_seconds = 1.0
     """Wait before the second attempt of a request; doubled each time."""
 
-    def __init__(self, client: httpx.AsyncClient, template: Template, sampling: Sampling, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        template: Template,
+        sampling: Sampling,
+        engine: Engine | None = None,
+        *,
+        requests: int = 32,
+        in_flight: bool = False,
+    ) -> None:
         self.version = 0
         self._client = client
         self._template = template
         self._sampling = sampling
         self._engine = engine
+        self._room = asyncio.Semaphore(requests)  # and no limit of connections: while a pause holds all of these, its end must get through
+        self._in_flight = in_flight
 
     async def sample(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Completion:
         """One completion; PolicyError when the engine fails."""
@@ -100,8 +114,9 @@ class VllmPolicy:
         logprobs = tuple(float(entry["logprob"]) for entry in choice["logprobs"]["content"])
         if not ids or len(logprobs) != len(ids) or choice["finish_reason"] not in ("stop", "length"):
             raise PolicyError(f"the server gave {len(ids)} tokens, {len(logprobs)} log-probs and ended by {choice['finish_reason']!r}")
-        versions = [int(span["version"]) for span in choice["weight_versions"]]
-        return Completion(ids, logprobs, self._template.decode(ids), min(versions), choice["finish_reason"] == "stop")
+        (_, version), *later = [(int(span["start"]), int(span["version"])) for span in choice["weight_versions"]]
+        stopped = choice["finish_reason"] == "stop"
+        return Completion(ids, logprobs, self._template.decode(ids), version, stopped, later=tuple(later))
 
     async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         """log p(ids[t] | ids[:t]) at the sampling temperature, shape (T,), 0 at t = 0.
@@ -129,11 +144,25 @@ class VllmPolicy:
         return [found[candidate] for candidate in candidates]
 
     async def load(self, folder: Path, version: int) -> None:
-        """New weights and an empty prefix cache. No request may be running."""
-        await self._post("/collective_rpc", {"method": "load_folder", "args": [_absolute(folder)]})
-        if not (await self._post("/reset_prefix_cache", {})).get("success"):
-            raise PolicyError("the prefix cache could not be emptied: are requests running?")
-        await self._set_version(version)
+        """New weights and an empty prefix cache; requests may be running (_paused)."""
+        async with self._paused():
+            await self._post("/collective_rpc", {"method": "load_folder", "args": [_absolute(folder)]})
+            if not (await self._post("/reset_prefix_cache?reset_running_requests=true", {})).get("success"):
+                raise PolicyError("the prefix cache could not be emptied")
+            await self._set_version(version)
+
+    @asynccontextmanager
+    async def _paused(self) -> AsyncIterator[None]:
+        """No token is sampled in the block, and requests that come in it wait. Those that ran have ended before it (mode wait), or are
+        frozen (mode keep, policy.in_flight): they go on afterwards, what they hold in the cache computed again by the new weights.
+
+        The server goes on however the block ends: a failed update stops the run, and no request shall hang until then.
+        """
+        try:
+            await self._post(f"/pause?mode={'keep' if self._in_flight else 'wait'}", {})
+            yield
+        finally:
+            await asyncio.shield(self._post("/resume", {}))
 
     async def close(self) -> None:
         """Stop the server, if it is ours."""
@@ -168,7 +197,9 @@ class VllmPolicy:
             )
 
     async def _generate(self, ids: Sequence[int], parameters: Mapping[str, object]) -> dict[str, Any]:
-        return await self._post("/inference/v1/generate", {"model": NAME, "token_ids": list(ids), "sampling_params": parameters})
+        body = {"model": NAME, "token_ids": list(ids), "sampling_params": parameters}
+        async with self._room:
+            return await self._post("/inference/v1/generate", body)
 
     async def _post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
         """The JSON of an answer. Transport failures and 5xx are tried again, then they are a PolicyError like everything else."""
@@ -221,10 +252,11 @@ async def start_policy(config: Config, template: Template, log: Path) -> VllmPol
     port = free_port()
     url = config.policy.url or f"http://127.0.0.1:{port}"
     engine = None if config.policy.url else await start_engine(engine_command(config.model, config.policy, port), url, log)
-    limits = httpx.Limits(max_connections=config.policy.max_requests)
     timeout = httpx.Timeout(REQUEST_SECONDS, connect=10, pool=None)
-    client = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False)
-    policy = VllmPolicy(client, template, Sampling(config.rollout.temperature, template.stop_ids), engine)
+    client = httpx.AsyncClient(base_url=url, timeout=timeout, limits=httpx.Limits(max_connections=None), trust_env=False)
+    sampling = Sampling(config.rollout.temperature, template.stop_ids)
+    options = config.policy
+    policy = VllmPolicy(client, template, sampling, engine, requests=options.max_requests, in_flight=options.in_flight)
     try:
         await policy.prepare()
     except BaseException:

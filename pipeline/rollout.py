@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import takewhile
 from typing import Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -22,7 +21,8 @@ from tasks import Outcome, Task, Verdict
 
 from .action import FormatError
 from .config import RolloutConfig
-from .diary import Diary, NoDiary
+from .diary import Diary, NoDiary, recorded_turns
+from .opening import Opening
 from .probe import hash_tree, look
 from .prompt import Chat
 from .redo import USED_UP, redo
@@ -37,8 +37,8 @@ CHANGING = frozenset({"bash", "edit"})
 class Machines(Protocol):
     """Where an episode's machine comes from (sandbox.Pool)."""
 
-    def lease(self, image: Image) -> AbstractAsyncContextManager[Sandbox]:
-        """A fresh machine, torn down at the end of the block whatever happens."""
+    def lease(self, image: Image, *, begun: Callable[[], None] | None = None) -> AbstractAsyncContextManager[Sandbox]:
+        """A fresh machine, torn down at the end of the block whatever happens. begun: called when there is room, before it is ready."""
         ...
 
 
@@ -57,7 +57,7 @@ class Rig:
     """Tokens of one episode, prompt and observations included."""
     command_seconds: float
     episode_seconds: float
-    """From the first prompt to the last turn; the machine must live longer, so that its diff can still be taken."""
+    """From the moment that its machine is there to the last turn; the machine must live longer, so that its diff can still be taken."""
     retry_seconds: float = 1.0
     """Wait before an attempt that follows a failure of the infrastructure; doubled each time."""
     diary: Diary = field(default_factory=NoDiary)
@@ -140,16 +140,19 @@ async def _judge(task: Task, rig: Rig, stop: Stop, patch: str) -> Verdict:
 async def _attempt(policy: Policy, task: Task, rig: Rig, slot: Slot, record: _Record) -> Stop:
     """Play on a fresh machine and take its diff; what an interrupted attempt has recorded is carried out again first.
 
-    Where that comes out differently the record is of no use: the episode begins again, on another machine.
+    Where that comes out differently the record is of no use: the episode begins again, on another machine. A machine is free again
+    before the patch is graded.
     """
-    record.turns, record.patch = list(_recorded(policy, rig, slot)), ""
-    async with rig.machines.lease(task.image) as sandbox:
+    record.turns, record.patch = list(recorded_turns(rig.diary, slot.episode_id, policy.version)), ""
+    opening = Opening(partial(rig.chat.start_prompt, task), partial(_sample, policy, rig, slot, 0), rig.context)
+    begun = None if slot.prefix or record.turns else opening.begin
+    async with opening, rig.machines.lease(task.image, begun=begun) as sandbox:
         latest = time.monotonic() + rig.episode_seconds
         try:
             different = await redo(sandbox, [*slot.prefix, *record.turns], rig.rollout, rig.command_seconds)
             if different is None:
                 deadline = min(latest, time.monotonic() + rig.episode_seconds - _spent(record.turns))
-                stop = await play(policy, task, Seat(sandbox, rig, slot, record.turns, deadline))
+                stop = await play(policy, task, Seat(sandbox, rig, slot, record.turns, deadline, opening))
                 record.patch = await rig.diff(sandbox, task.image)
                 return stop
         except ResourceExhausted as failure:
@@ -160,16 +163,6 @@ async def _attempt(policy: Policy, task: Task, rig: Rig, slot: Slot, record: _Re
         raise SandboxError(f"{slot.episode_id}: the turns that it starts from do not replay: {different}")
     rig.diary.cut(slot.episode_id, 0, f"begins again: {different}")
     return await _attempt(policy, task, rig, slot, record)
-
-
-def _recorded(policy: Policy, rig: Rig, slot: Slot) -> tuple[Turn, ...]:
-    """Turns that the episode goes on from: those before the first that weights have sampled which do not exist (any more)."""
-    turns = rig.diary.turns(slot.episode_id)
-    known = tuple(takewhile(lambda turn: turn.completion.version <= policy.version, turns))
-    if len(known) < len(turns):
-        version = turns[len(known)].completion.version
-        rig.diary.cut(slot.episode_id, len(known), f"version {version} does not exist: the policy is at {policy.version}")
-    return known
 
 
 def _spent(turns: Sequence[Turn]) -> float:
@@ -195,6 +188,8 @@ class Seat:
     turns: list[Turn]
     deadline: float
     """By the monotonic clock."""
+    opening: Opening | None = None
+    """Where the first answer was begun before the machine was there."""
 
     @property
     def played(self) -> list[Turn]:
@@ -208,7 +203,7 @@ async def play(policy: Policy, task: Task, seat: Seat) -> Stop:
     while (stop := _limit(seat, prompt)) is None:
         try:
             async with asyncio.timeout(seat.deadline - time.monotonic()):
-                completion, seconds = await _sample(policy, prompt, seat)
+                completion, seconds = await _answer(policy, prompt, seat)
         except TimeoutError:
             return Stop.TIME
         except ContextFull:
@@ -221,7 +216,7 @@ async def play(policy: Policy, task: Task, seat: Seat) -> Stop:
 def _next_prompt(task: Task, seat: Seat) -> list[int]:
     chat = seat.rig.chat
     if not seat.played:
-        return chat.start_prompt(task)
+        return seat.opening.prompt if seat.opening else chat.start_prompt(task)
     last = seat.played[-1]
     return chat.extend(last.prompt, last.completion, last.observation)
 
@@ -241,10 +236,16 @@ def _limit(seat: Seat, prompt: list[int]) -> Stop | None:
     return Stop.CONTEXT_FULL if len(prompt) >= seat.rig.context else None
 
 
-async def _sample(policy: Policy, prompt: list[int], seat: Seat) -> tuple[Completion, float]:
+async def _answer(policy: Policy, prompt: list[int], seat: Seat) -> tuple[Completion, float]:
+    if seat.opening is not None and not seat.played:
+        return await seat.opening.answer()
+    return await _sample(policy, seat.rig, seat.slot, len(seat.turns), prompt)
+
+
+async def _sample(policy: Policy, rig: Rig, slot: Slot, turn: int, prompt: list[int]) -> tuple[Completion, float]:
     started = time.monotonic()
-    room = min(seat.rig.rollout.max_new_tokens, seat.rig.context - len(prompt))
-    completion = await policy.sample(prompt, room, derive_seed(seat.slot, len(seat.turns)))
+    room = min(rig.rollout.max_new_tokens, rig.context - len(prompt))
+    completion = await policy.sample(prompt, room, derive_seed(slot, turn))
     return completion, time.monotonic() - started
 
 

@@ -1,4 +1,4 @@
-"""What a step's metrics say beside reward and loss: time by phase, speed, memory, staleness; knows no engine and no learner.
+"""What a step's metrics say beside reward and loss: time by phase, speed, memory; knows no engine and no learner.
 
 Every name that a run writes is in docs/METRICS.md, with its unit. The clock is in the loop only as one line at the end of a phase.
 """
@@ -7,8 +7,6 @@ import os
 import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from .memory import resident_bytes
 from .types import Episode, Group
@@ -43,30 +41,28 @@ class Clock:
         return {f"time/{phase}_seconds": seconds for phase, seconds in times.items()} | {"time/step_seconds": sum(times.values())}
 
 
-def measure_rollout(groups: Sequence[Group], version: int, done: Container[str]) -> dict[str, float]:
-    """Staleness of the sampled tokens, and what sampling took; episodes in `done` were sampled by an earlier process, not in this time."""
-    episodes = [episode for group in groups for episode in group.episodes]
-    fresh = [episode for episode in episodes if episode.episode_id not in done]
-    ages = [version - turn.completion.version for episode in episodes for turn in episode.turns]
-    metrics = {
+def measure_rollout(groups: Sequence[Group], done: Container[str]) -> dict[str, float]:
+    """What sampling took; episodes in `done` were sampled by an earlier process, not in this time."""
+    fresh = [episode for group in groups for episode in group.episodes if episode.episode_id not in done]
+    return {
         "rollout/episodes": float(len(fresh)),
         "rollout/sampled_tokens": float(sum(_sampled(episode) for episode in fresh)),
         "rollout/model_seconds": sum(turn.seconds_model for episode in fresh for turn in episode.turns),
         "rollout/tool_seconds": sum(turn.seconds_tool for episode in fresh for turn in episode.turns),
     }
-    if ages:
-        metrics |= {"rollout/staleness_mean": float(np.mean(ages)), "rollout/staleness_max": float(max(ages))}
-    return metrics
 
 
 def _sampled(episode: Episode) -> int:
     return sum(len(turn.completion.ids) for turn in episode.turns)
 
 
-def measure_speed(metrics: Mapping[str, float], yardstick: Yardstick | None) -> dict[str, float]:
-    """Tokens a second of the two long phases and the learner's FLOPs utilisation; what was not done or is not known has no speed."""
+def measure_speed(metrics: Mapping[str, float], yardstick: Yardstick | None, overlapped: bool = False) -> dict[str, float]:
+    """Tokens a second of the two long phases and the learner's FLOPs utilisation; what was not done or is not known has no speed.
+
+    `overlapped`: episodes run all the time, not only while a step's groups are waited for.
+    """
     found = {"memory/resident_gb": resident_bytes(os.getpid()) / 1e9}
-    if (seconds := metrics.get("time/rollout_seconds")) and metrics.get("rollout/episodes"):
+    if (seconds := metrics.get("time/step_seconds" if overlapped else "time/rollout_seconds")) and metrics.get("rollout/episodes"):
         found["speed/sampled_tokens_per_second"] = metrics["rollout/sampled_tokens"] / seconds
     if seconds := metrics.get("time/learn_seconds"):
         found["speed/trained_tokens_per_second"] = metrics["batch/tokens"] / seconds

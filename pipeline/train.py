@@ -4,7 +4,10 @@ Each line is one call into the file that knows how: collect.py (many episodes at
 advantages to tokens), learner.py and loss.py (the update), publish.py (the weights into the engine, verified), journal.py.
 The default is modified DAPO (arXiv:2508.03501). Off by default, as there: a KL term, a reference model, an entropy bonus.
 
-A run that was killed goes on with the same command: finished episodes of the open step are taken from the journal, unfinished ones
+Synchronous and asynchronous are this one loop: with train.max_lag the episodes of further steps go on inside `collect` while a step is
+trained and published, and staleness.py holds every token to that bound.
+
+A run that was killed goes on with the same command: finished episodes of the open steps are taken from the journal, unfinished ones
 go on after their last turn, the learner restarts from its newest checkpoint and repeats the journaled batches since. An update that
 was not committed never was: its step is still open, and what its weights have sampled (a later version than the resumed one) is
 sampled again.
@@ -14,13 +17,14 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks import Task
 
 from .alarms import describe_alarm, find_alarms
-from .batch import build_batch, is_filled
+from .batch import is_filled
 from .collect import Schedule, collect
 from .config import Config
 from .held_out import evaluate_held_out, is_evaluated
@@ -29,6 +33,7 @@ from .prefix import load_prefixes
 from .publish import publish
 from .rollout import Rig
 from .sinks import open_sinks
+from .staleness import make_batch, measure_staleness
 from .telemetry import Clock, Yardstick, measure_rollout, measure_speed
 from .types import Batch, Group, Learner, Policy
 
@@ -60,28 +65,29 @@ async def train(config: Config, journal: Journal, world: World) -> None:
     with open_sinks(config.telemetry.sinks, journal.run, journal.steps()) as copy:
         prefixes = load_prefixes(config.rollout.prefix, world.rig.chat, world.tasks)
         schedule, clock = replace(plan_steps(config, journal), prefixes=prefixes), Clock()
-        async for groups in collect(world.policy, world.tasks, world.rig, schedule):
-            clock.lap("rollout")
-            step = check_on_policy(groups, world.policy.version)
-            metrics = measure_rollout(groups, world.policy.version, schedule.done)
-            metrics |= await update(config, journal, world, groups, clock)
-            if is_evaluated(config, step):
-                metrics |= await evaluate_held_out(config, journal, world, step)
-                clock.lap("eval")
-            metrics |= {"train/version": float(world.policy.version), **clock.take()}
-            metrics |= measure_speed(metrics, world.yardstick)
-            journal.commit_step(step, metrics)
-            copy(step, metrics)
-            prune_checkpoints(journal.run, config.train.keep_checkpoints)
-            log.info(describe_step(step, config.train.steps, metrics))
-            warn(journal, step)
+        async with aclosing(collect(world.policy, world.tasks, world.rig, schedule)) as collected:
+            async for groups in collected:
+                clock.lap("rollout")
+                step = groups[0].step
+                metrics = measure_rollout(groups, schedule.done)
+                metrics |= await update(config, journal, world, groups, clock)
+                if is_evaluated(config, step):
+                    metrics |= await evaluate_held_out(config, journal, world, step)
+                    clock.lap("eval")
+                metrics |= {"train/version": float(world.policy.version), **clock.take()}
+                metrics |= measure_speed(metrics, world.yardstick, overlapped=schedule.ahead > 0)
+                journal.commit_step(step, metrics)
+                copy(step, metrics)
+                prune_checkpoints(journal.run, config.train.keep_checkpoints)
+                log.info(describe_step(step, config.train.steps, metrics))
+                warn(journal, step)
 
 
 async def update(config: Config, journal: Journal, world: World, groups: Sequence[Group], clock: Clock) -> dict[str, float]:
     """Learn from the groups of a step, publish and save; without a signal nothing changes."""
-    batch = build_batch(groups, config.credit, config.rollout.max_turns, config.rollout.fill_groups)
+    batch = make_batch(config, groups, world.policy.version)
     journal.record_batch(groups[0].step, batch.digest, batch.fates)
-    metrics = dict(batch.metrics)
+    metrics = {**batch.metrics, **measure_staleness(groups, world.policy.version, config.train)}
     if not batch.samples:
         return metrics
     metrics |= await asyncio.to_thread(world.learner.step, batch)
@@ -102,11 +108,12 @@ def warn(journal: Journal, step: int) -> None:
 
 
 def plan_steps(config: Config, journal: Journal) -> Schedule:
-    """The open steps; what an interrupted one has finished is kept, what it finishes from now on is recorded."""
-    step = journal.next_step
-    if journal.batch(step) is None:  # else what it trains on is decided
-        journal.forget_infra(step)
-    done = {episode.episode_id: episode for episode in journal.episodes(step)}
+    """The open steps; what an interrupted process has finished of them is kept, what this one finishes is recorded."""
+    first = journal.next_step
+    for step in range(first, config.train.steps):
+        if journal.batch(step) is None:  # else what it trains on is decided
+            journal.forget_infra(step)
+    done = {episode.episode_id: episode for step in range(first, config.train.steps) for episode in journal.episodes(step)}
 
     def enough(groups: Sequence[Group]) -> bool:
         fill = config.rollout.fill_groups
@@ -114,7 +121,8 @@ def plan_steps(config: Config, journal: Journal) -> Schedule:
 
     return Schedule(
         steps=config.train.steps,
-        first_step=step,
+        first_step=first,
+        ahead=config.train.ahead,
         seed=config.train.seed,
         done=done,
         on_episode=lambda episode: journal.record_episode(episode, _step_of(episode.group_id)),
@@ -126,18 +134,6 @@ def plan_steps(config: Config, journal: Journal) -> Schedule:
 def count_rounds(journal: Journal, tasks_per_step: int) -> int:
     """Rounds of tasks that the committed steps took, from their metrics: an open step may hold groups that it did not need."""
     return sum(int(metrics["batch/groups"]) // tasks_per_step for metrics in journal.steps().values())
-
-
-def check_on_policy(groups: Sequence[Group], version: int) -> int:
-    """The trainer's door: every token was sampled by the weights that exist; returns the groups' step."""
-    for group in groups:
-        for episode in group.episodes:
-            for turn in episode.turns:
-                if turn.completion.version != version:
-                    raise RuntimeError(
-                        f"{episode.episode_id}: sampled by version {turn.completion.version}, but the learner is at {version}"
-                    )
-    return groups[0].step
 
 
 async def publish_step(config: Config, journal: Journal, world: World, batch: Batch) -> dict[str, float]:
@@ -164,7 +160,7 @@ async def resume(config: Config, journal: Journal, world: World) -> None:
     for step in steps:
         if saved is not None and step <= _number(saved):
             continue
-        batch = build_batch(journal.groups(step), config.credit, config.rollout.max_turns, config.rollout.fill_groups)
+        batch = make_batch(config, journal.groups(step), _version(steps.get(step - 1, {"train/version": 0.0})))
         if journal.batch(step) is not None:
             journal.record_batch(step, batch.digest, batch.fates)
         if batch.samples:
@@ -179,7 +175,7 @@ def forget_unborn(journal: Journal, version: int) -> None:
     """Episodes of open steps that weights have sampled which were never committed and do not exist any more are attempted again."""
     committed = journal.steps()
     for episode in [journal.episode(row.episode_id) for row in journal.rows() if row.step not in committed]:
-        newest = max((turn.completion.version for turn in episode.turns), default=0)
+        newest = max((turn.completion.newest for turn in episode.turns), default=0)
         if newest > version:
             why = f"version {newest} does not exist: the policy is at {version}"
             journal.forget_episode(episode, _step_of(episode.group_id), why)

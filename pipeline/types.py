@@ -54,13 +54,27 @@ class Completion:
     """log p of each id under the engine, at the sampling temperature."""
     text: str
     version: int
-    """The number of publishes that the weights had seen."""
+    """The number of publishes that the weights had seen; of several the smallest."""
     stopped: bool
     """False where the token limit cut it."""
     tokens_in: int = 0
     """Tokens of the prompt and ..."""
     tokens_out: int = 0
     """... of the answer as a server counted them, where ids are no tokens (chat_policy.py); 0: ids are tokens."""
+    later: tuple[tuple[int, int], ...] = ()
+    """(first id, version) of each span after the first, where weights were published in between (policy.in_flight)."""
+
+    @property
+    def newest(self) -> int:
+        """The largest version."""
+        return self.later[-1][1] if self.later else self.version
+
+    def versions(self) -> np.ndarray:
+        """The version of each id, int64."""
+        versions = np.full(len(self.ids), self.version)
+        for first, version in self.later:
+            versions[first:] = version
+        return versions
 
 
 @dataclass(frozen=True, slots=True)

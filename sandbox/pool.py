@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,15 +59,20 @@ class Pool:
         await self.close()
 
     @asynccontextmanager
-    async def lease(self, image: Image, limits: Limits | None = None, like: Sandbox | None = None) -> AsyncIterator[Sandbox]:
+    async def lease(
+        self, image: Image, limits: Limits | None = None, like: Sandbox | None = None, begun: Callable[[], None] | None = None
+    ) -> AsyncIterator[Sandbox]:
         """A machine as new for the length of the block; then it is wiped or torn down, whatever happened, cancellation included.
 
         `like`: a machine of this image whose files it gets instead of the tree: a fork, independent from then on.
+        `begun`: called once there is room, while the machine is made ready: what does not need it can go on meanwhile.
         """
         kind = (replace(image, tree=None), limits or self._limits)
         await self._room.acquire()
         machine, unharmed = self._take(kind, image), False
         try:
+            if begun is not None:
+                begun()
             sandbox = await asyncio.shield(machine.task)
             if like is not None:
                 await sandbox.wipe()

@@ -39,7 +39,7 @@ from pipeline.rank import build_optimizer, deepspeed_config
 from pipeline.rollout import Rig
 from pipeline.stages.rft import count_steps, fine_tune, rft_optim
 from pipeline.suite import choose_tasks, open_chat
-from pipeline.train import train
+from pipeline.train import plan_steps, train
 from pipeline.types import Batch, Completion, Episode, Group, Sample, Stop, ToolCall, Turn
 from pipeline.world import open_rig, setup_learner
 from sandbox import FakeSandbox
@@ -217,6 +217,12 @@ def see_training(config: Config, folder: Path) -> object:
         return list(journal.steps()), saved, [[turn.completion.ids for turn in episode.turns] for episode in journal.episodes()]
 
 
+def see_schedule(config: Config, folder: Path) -> int:
+    """Steps whose episodes run while another is trained (tests/test_staleness.py says what comes of it)."""
+    with Journal(folder / "run") as journal:
+        return plan_steps(config, journal).ahead
+
+
 def see_yardstick(config: Config, folder: Path) -> object:
     """What the learner's speed is compared with: the peak that is set."""
     return config.telemetry.peak_tflops and make_yardstick(config)
@@ -370,6 +376,8 @@ EFFECTS: dict[str, tuple[Probe, object, dict[str, object]]] = {
     "train.save_every": (see_training, 3, {**LOOP, "train.keep_checkpoints": 9}),
     "train.keep_checkpoints": (see_training, 1, LOOP),
     "train.seed": (see_training, 1, LOOP),
+    "train.max_lag": (see_schedule, 2, {"loss.old_logprobs": "engine"}),
+    "train.on_stale": (see_schedule, "mask", {}),
     "telemetry.peak_tflops": (see_yardstick, 7.0, SIZE),
     "rft.episodes": (see_commands, "nowhere", {}),
     "rft.epochs": (see_fine_tuning, 2, {}),
@@ -412,6 +420,7 @@ ELSEWHERE = {
     "train.eval_every": "test_held_out.test_every_eval_every_steps_and_after_the_last_the_held_out_tasks_are_evaluated",
     "train.eval_split": "test_held_out.test_the_held_out_tasks_are_those_of_the_eval_split",
     "telemetry.sinks": "test_sinks.test_a_run_that_was_killed_has_every_step_once_in_tensorboard",
+    "policy.in_flight": "test_policy.test_loading_pauses_empties_the_prefix_cache_names_the_version_and_resumes",
     "policy.publish_tolerance": "test_train.test_a_publish_that_does_not_arrive_stops_the_run",
 }
 

@@ -52,10 +52,12 @@ class Server:
     def __init__(self, *failures):
         self.failures = list(failures)
         self.bodies = []
+        self.queries = []
 
     def __call__(self, request):
         body = json.loads(request.content)
         self.bodies.append((request.url.path, body))
+        self.queries.append(request.url.query.decode())
         if self.failures:
             failure = self.failures.pop(0)
             if failure == "drop":
@@ -77,9 +79,9 @@ class Server:
                 return httpx.Response(200)
 
 
-def connect(server):
+def connect(server, **options):
     client = httpx.AsyncClient(base_url="http://engine", transport=httpx.MockTransport(server))
-    policy = VllmPolicy(client, ByteTemplate(), SAMPLING)
+    policy = VllmPolicy(client, ByteTemplate(), SAMPLING, **options)
     policy.retry_seconds = 0.0
     return policy
 
@@ -95,7 +97,7 @@ async def test_every_sampling_parameter_is_sent_with_each_request():
     )
 
 
-async def test_a_completion_keeps_ids_logprobs_and_its_oldest_version():
+async def test_a_completion_keeps_ids_logprobs_and_the_version_of_each_id():
     completion = await connect(Server()).sample([1], 7, seed=5)
     assert (completion.ids, completion.logprobs, completion.text, completion.version, completion.stopped) == (
         (104, 105, 256),
@@ -104,6 +106,7 @@ async def test_a_completion_keeps_ids_logprobs_and_its_oldest_version():
         3,
         True,
     )
+    assert completion.versions().tolist() == [3, 4, 4]
 
 
 async def test_a_failure_that_passes_is_not_seen():
@@ -120,13 +123,49 @@ async def test_a_failure_that_stays_is_a_policy_error_after_a_bounded_number_of_
     assert len(server.bodies) == attempts
 
 
-async def test_loading_empties_the_prefix_cache_and_names_the_version():
+@pytest.mark.parametrize(("in_flight", "mode"), [(False, "wait"), (True, "keep")])
+async def test_loading_pauses_empties_the_prefix_cache_names_the_version_and_resumes(in_flight, mode):
     server = Server()
-    policy = connect(server)
+    policy = connect(server, in_flight=in_flight)
     await policy.load(Path("weights"), 4)
     assert policy.version == 4
-    assert [path for path, _ in server.bodies] == ["/collective_rpc", "/reset_prefix_cache", "/update_weight_version"]
-    assert server.bodies[0][1]["args"] == [f"{os.getcwd()}/weights"]
+    order = ["/pause", "/collective_rpc", "/reset_prefix_cache", "/update_weight_version", "/resume"]
+    assert [path for path, _ in server.bodies] == order
+    assert server.queries[0] == f"mode={mode}" and server.bodies[1][1]["args"] == [f"{os.getcwd()}/weights"]
+
+
+class BrokenLoader(Server):
+    def __call__(self, request):
+        answer = super().__call__(request)
+        return httpx.Response(400, text="no such folder") if request.url.path == "/collective_rpc" else answer
+
+
+async def test_a_server_whose_loading_fails_goes_on_with_its_requests():
+    server = BrokenLoader()
+    policy = connect(server)
+    with pytest.raises(PolicyError, match="400"):
+        await policy.load(Path("weights"), 4)
+    assert [path for path, _ in server.bodies] == ["/pause", "/collective_rpc", "/resume"] and policy.version == 0
+
+
+async def test_a_pause_ends_although_every_place_for_a_request_is_taken():
+    """Requests that wait for the end of a pause hold all places: that end must get through."""
+    resumed = asyncio.Event()
+
+    async def answer(request):
+        if request.url.path == "/inference/v1/generate":
+            await resumed.wait()
+        if request.url.path == "/resume":
+            resumed.set()
+        return server(request)
+
+    server = Server()
+    client = httpx.AsyncClient(base_url="http://engine", transport=httpx.MockTransport(answer))
+    policy = VllmPolicy(client, ByteTemplate(), SAMPLING, requests=2)
+    waiting = [asyncio.create_task(policy.sample([1], 7, seed)) for seed in range(5)]
+    async with asyncio.timeout(10):
+        await policy.load(Path("weights"), 1)
+        assert len(await asyncio.gather(*waiting)) == 5
 
 
 def test_the_server_takes_no_defaults_from_the_model_folder(tmp_path):
@@ -378,6 +417,40 @@ class TestRealEngine:
         prompts = [[*probes[0], *probes[number % 3] * 6, number + 100] for number in range(24)]
         completions = await asyncio.gather(*(engine.sample(prompt, 16, number) for number, prompt in enumerate(prompts)))
         assert all(completion.ids for completion in completions)
+
+    @pytest.mark.parametrize("in_flight", [False, True])
+    async def test_weights_published_while_requests_run_are_those_that_the_tokens_name(self, engine, smollm2, moved, probes, in_flight):
+        """Requests that run end with the old weights, or go on with the new ones; the tokens' log-probs say by which they were sampled."""
+        await engine.load(smollm2, 5)
+        endless = Bent(1.0, (), {"ignore_eos": True})
+        policy = VllmPolicy(engine._client, engine._template, endless, in_flight=in_flight)
+        running = [asyncio.create_task(policy.sample(probe, 160, seed)) for seed, probe in enumerate(probes)]
+        await wait_for_tokens(engine, 30)
+        late = asyncio.create_task(policy.load(moved, 6))
+        await asyncio.sleep(0)
+        completions = [*await asyncio.gather(*running), await policy.sample(probes[0], 8, 9)]
+        await late
+        assert [sorted({*one.versions().tolist()}) for one in completions] == [[5, 6] if in_flight else [5]] * 3 + [[6]]
+        rows = [([*probe, *one.ids], one, len(probe)) for probe, one in zip([*probes, probes[0]], completions, strict=True)]
+        for folder, version in ((moved, 6), (smollm2, 5)):
+            await engine.load(folder, version)
+            gaps = [np.abs((await engine.logprobs(ids))[start:] - one.logprobs) for ids, one, start in rows]
+            mine = np.concatenate([one.versions() == version for _, one, _ in rows])
+            assert np.concatenate(gaps)[mine].mean() < TOLERANCE < 5 * TOLERANCE < np.concatenate(gaps)[~mine].mean()
+
+
+async def wait_for_tokens(engine, count):
+    """Until the server has sampled so many more."""
+    begin, end = None, time.monotonic() + 60
+    while time.monotonic() < end:
+        text = (await engine._client.get("/metrics")).text
+        lines = [line for line in text.splitlines() if line.startswith("vllm:generation_tokens_total")]
+        tokens = sum(float(line.rpartition(" ")[2]) for line in lines)
+        begin = tokens if begin is None else begin
+        if tokens >= begin + count:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"the server sampled fewer than {count} tokens in a minute")
 
 
 def test_a_probe_is_scored_on_every_token_but_the_first():

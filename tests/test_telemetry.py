@@ -70,22 +70,15 @@ async def test_what_an_earlier_process_sampled_does_not_count_as_speed(tmp_path:
         assert journal.steps()[cut + 1]["rollout/episodes"] == 16
 
 
-def episode(ids: list[tuple[int, ...]], version: int = 0) -> Episode:
-    turns = [Turn((1,), Completion(one, (0.0,) * len(one), "", version, True), None, "", 2.0, 3.0) for one in ids]
+def episode(ids: list[tuple[int, ...]]) -> Episode:
+    turns = [Turn((1,), Completion(one, (0.0,) * len(one), "", 0, True), None, "", 2.0, 3.0) for one in ids]
     return Episode("e", "g", "t", tuple(turns), Stop.SUBMITTED, "", None)
 
 
-def test_staleness_tokens_and_seconds_by_hand() -> None:
-    groups = [Group("g", "t", 0, (episode([(1, 2), (3,)], version=4), episode([(5,)] * 2, version=1)))]
-    found = measure_rollout(groups, 5, done=())
-    assert found == {
-        "rollout/episodes": 2,
-        "rollout/sampled_tokens": 5,
-        "rollout/model_seconds": 8,
-        "rollout/tool_seconds": 12,
-        "rollout/staleness_mean": 2.5,
-        "rollout/staleness_max": 4,
-    }
+def test_tokens_and_seconds_by_hand() -> None:
+    groups = [Group("g", "t", 0, (episode([(1, 2), (3,)]), episode([(5,)] * 2)))]
+    found = measure_rollout(groups, done=())
+    assert found == {"rollout/episodes": 2, "rollout/sampled_tokens": 5, "rollout/model_seconds": 8, "rollout/tool_seconds": 12}
 
 
 def test_a_turn_repeats_when_it_says_the_same_tokens_as_the_one_before() -> None:
@@ -105,6 +98,8 @@ def test_speed_by_hand() -> None:
         "speed/computed_tokens_per_second": 150,
         "speed/flops_utilisation": pytest.approx(0.09),
     }
+    whole = measure_speed({**metrics, "time/step_seconds": 10.0}, None, overlapped=True)
+    assert whole["speed/sampled_tokens_per_second"] == 10, "episodes run all the time"
     assert set(measure_speed({"time/rollout_seconds": 4.0}, None)) == {"memory/resident_gb"}
 
 
