@@ -16,7 +16,7 @@ from .config import Config
 from .config_io import load_config
 from .evaluate import AGAIN
 from .journal import EpisodeRow, Journal, LedgerRows
-from .staleness import make_batch
+from .staleness import StaleError, make_batch
 from .types import Episode
 
 
@@ -134,7 +134,11 @@ def check_batches(journal: Journal, found: LedgerRows, config: Config | None, no
             for group in groups
             if len(group.episodes) != config.rollout.group_size
         )
-        batch = make_batch(config, groups, version_before(step, journal.steps()))
+        try:
+            batch = make_batch(config, groups, version_before(step, journal.steps()))
+        except StaleError as error:
+            yield f"step {step}: {error}"
+            continue
         if batch.digest != recorded:
             yield f"step {step}: its batch, made again, is another one than was trained on"
         yield from (

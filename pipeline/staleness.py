@@ -26,6 +26,10 @@ LAST_BIN = 4
 """Of the histogram: so many publishes or more."""
 
 
+class StaleError(RuntimeError):
+    """A token that may not be trained on has come to the door: a mistake of ours, or a changed record."""
+
+
 def token_lags(episode: Episode, version: int) -> np.ndarray:
     """The lag of each sampled token, in its order, int64; empty where nothing was sampled."""
     versions = [turn.completion.versions() for turn in episode.turns]
@@ -38,13 +42,13 @@ def is_stale(episode: Episode, version: int, max_lag: int) -> bool:
 
 
 def enter(groups: Sequence[Group], version: int, train: TrainConfig) -> list[Group]:
-    """The trainer's door, at `version`: groups without the episodes that `drop` leaves out. RuntimeError for a token that cannot be here:
+    """The trainer's door, at `version`: groups without the episodes that `drop` leaves out. StaleError for a token that cannot be here:
     of weights that do not exist yet, or with `wait` one that is too old. What `mask` is about is in build_batch(oldest)."""
     for episode in (episode for group in groups for episode in group.episodes):
         lags = token_lags(episode, version)
         if (lags < 0).any() or (train.on_stale == "wait" and (lags > train.max_lag).any()):
             sampled = version - (lags.max() if lags.min() >= 0 else lags.min())
-            raise RuntimeError(
+            raise StaleError(
                 f"{episode.episode_id}: sampled by version {sampled}, but the learner is at {version} and train.max_lag is {train.max_lag}"
             )
     if train.on_stale != "drop":
