@@ -55,8 +55,11 @@ def check_journal(folder: Path, run: Path) -> Ledger:
         found, rows, steps = journal.ledger(), journal.rows(), journal.steps()
         notes: list[str] = []
         faults = [] if found.whole == "ok" else [f"the file is damaged: {found.whole}"]
-        faults += [*check_issued(found, rows, set(steps)), *check_bodies(journal, rows), *check_steps(journal, steps)]
-        if found.fates or any(row.step in steps for row in rows):
+        unreadable = list(check_bodies(journal, rows))
+        faults += [*check_issued(found, rows, set(steps)), *unreadable, *check_steps(journal, steps)]
+        if unreadable:
+            notes.append("batches are not made again from a damaged record")
+        elif found.fates or any(row.step in steps for row in rows):
             faults += check_batches(journal, found, config, notes)
         else:
             faults += check_attempts(rows)
@@ -94,7 +97,12 @@ def check_issued(found: LedgerRows, rows: Sequence[EpisodeRow], committed: set[i
 
 def check_bodies(journal: Journal, rows: Sequence[EpisodeRow]) -> Iterator[str]:
     """Each episode can be read and is what its row says."""
-    for row, episode in zip(rows, journal.episodes(), strict=True):
+    for row in rows:
+        try:
+            episode = journal.episode(row.episode_id)
+        except ValueError as error:
+            yield str(error)
+            continue
         outcome = episode.verdict.outcome.value if episode.verdict else None
         told = (episode.episode_id, episode.group_id, episode.instance_id, episode.stop.value, outcome, episode.reward, len(episode.turns))
         if told != (row.episode_id, row.group_id, row.instance_id, row.stop, row.outcome, row.reward, row.turns):

@@ -282,6 +282,21 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path)
         journal.record_episode(episode("after"), step=0)
 
 
+def test_a_disk_that_fills_up_in_mid_episode_is_one_line_and_the_turns_before_are_there(tmp_path: Path) -> None:
+    full = python(
+        "import resource, random\n"
+        "from pipeline.types import Completion, Turn\n"
+        f"journal = Journal(Path({str(tmp_path)!r}))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "turns = [Turn((1,), Completion((3,), (-0.5,), random.Random(n).randbytes(20_000).hex(), 0, True), None, '') for n in range(99)]\n"
+        "for n in range(99): print(n, flush=True); journal.record_turn('e', turns[:n + 1])"
+    )
+    assert full.returncode == 1 and "make room and run the same command again" in full.stderr.splitlines()[-1]
+    with Journal(tmp_path) as journal:
+        assert len(journal.turns("e")) == int(full.stdout.split()[-1]) > 1
+        journal.record_turn("f", episode("f").turns[:1])
+
+
 @pytest.mark.parametrize("content", [b"not a database at all, only text" * 50, b"\x00" * 4096])
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "journal.sqlite").write_bytes(content)

@@ -71,6 +71,7 @@ CONTRADICTIONS = [
     (("INSERT INTO fates VALUES ('x', 1, 'trained')",), "x: trained or dropped in step 1, and not in the record"),
     ((f"UPDATE fates SET fate = 'surplus' WHERE episode_id = {FIRST}",), "surplus in step 1, but its batch, made again, says"),
     (("UPDATE batches SET digest = 'x' WHERE step = 1",), "step 1: its batch, made again, is another one than was trained on"),
+    ((f"UPDATE episodes SET body = x'00' WHERE episode_id = {FIRST}",), "cannot be read: not an encoded episode"),
     ((f"UPDATE episodes SET reward = 0.25 WHERE episode_id = {FIRST}",), "its record and its row differ"),
     ((f"DELETE FROM episodes WHERE episode_id = {FIRST}",), "7 episodes of 8"),
     (("DELETE FROM steps WHERE step = 0",), "steps are missing: [1]"),
@@ -99,6 +100,15 @@ def test_an_episode_under_way_in_an_open_step_is_no_contradiction(run: Path) -> 
         journal.record_turn("x", episode.turns[:1])
     (ledger,) = check_run(run)
     assert ledger.faults == () and ledger.issued == ledger.finished + 1
+
+
+def test_a_damaged_file_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = bytearray((run / "journal.sqlite").read_bytes())
+    data[4096:] = bytes(len(data) - 4096)
+    (run / "journal.sqlite").write_bytes(data)
+    assert main(["audit", str(run)]) == 1
+    told = capsys.readouterr().err
+    assert "not a readable journal of greengrad" in told and len(told.strip().splitlines()) == 1
 
 
 def attempts(*outcomes: Outcome) -> Callable[[Path], None]:

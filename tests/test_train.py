@@ -91,6 +91,21 @@ async def test_a_step_without_a_mixed_group_is_skipped_and_says_so(tmp_path: Pat
     assert not (tmp_path / "weights").exists()
 
 
+async def test_what_an_update_that_was_never_committed_has_sampled_is_sampled_again(tmp_path: Path) -> None:
+    config = make_config(1)
+    with Journal(tmp_path) as journal:
+        await train(config, journal, make_world())
+        unborn = replace(next(journal.episodes(0)), episode_id="00001.00000.toy-0.00", group_id="00001.00000.toy-0")
+        turns = [replace(turn, completion=replace(turn.completion, version=7)) for turn in unborn.turns]
+        journal.issue(unborn.episode_id, unborn.group_id, unborn.instance_id, 1)
+        journal.record_episode(replace(unborn, turns=tuple(turns)), 1)
+    with Journal(tmp_path) as journal:
+        await train(make_config(2), journal, make_world())
+        assert {turn.completion.version for episode in journal.episodes(1) for turn in episode.turns} == {1}
+        told = ("00001.00000.toy-0.00", "forgotten", "version 7 does not exist: the policy is at 1")
+        assert journal.ledger().events == [told]
+
+
 async def test_tokens_of_older_weights_are_refused_at_the_door(tmp_path: Path) -> None:
     world = make_world()
     stale = world.policy.sample

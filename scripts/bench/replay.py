@@ -10,9 +10,12 @@ import argparse
 import asyncio
 import json
 import logging
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pipeline.config import Config
 from pipeline.config_io import dump_config, load_config
@@ -62,7 +65,7 @@ def main() -> None:
         asyncio.run(roll_out(agent.config, agent.tasks, agent.run))
         recorded = time.monotonic() - started
         with Journal(agent.run, readonly=True) as journal:
-            names = [row.episode_id for row in journal.rows()][: len(agent.tasks)]
+            names = [row.episode_id for row in journal.rows()]
         started = time.monotonic()
         found = asyncio.run(replay_run(agent.config, agent.run, names))
         rows.append(measure(agent, found, recorded, time.monotonic() - started))
@@ -86,7 +89,7 @@ def parse() -> argparse.Namespace:
 
 
 def make_agents(arguments: argparse.Namespace, tasks: list[Task], total: int) -> list[Agent]:
-    """A third of the episodes each; the gold expert takes what is left over."""
+    """The two scripts once a task, as far as a third of the episodes goes; the gold expert takes what is left over."""
     made = []
     for place, (name, commands) in enumerate({"explorer": EXPLORER, "tinkerer": TINKERER, "gold": None}.items()):
         run = arguments.out / name
@@ -96,9 +99,9 @@ def make_agents(arguments: argparse.Namespace, tasks: list[Task], total: int) ->
             script = arguments.out / f"{name}.json"
             script.write_text(json.dumps({"*": [{"name": "bash", "arguments": {"command": command}} for command in commands]}))
             policy = f"script:{script}"
-        count = total // 3 if place < 2 else total - 2 * (total // 3)
-        chosen = [tasks[number % len(tasks)] for number in range(min(count, len(tasks)))]
-        size = -(-count // len(chosen))
+        third = min(total // 3, len(tasks))
+        count = third if place < 2 else total - 2 * third
+        size = -(-count // len(tasks))
         keys = {
             "tasks.suite": str(arguments.suite),
             "rollout.policy": policy,
@@ -109,7 +112,7 @@ def make_agents(arguments: argparse.Namespace, tasks: list[Task], total: int) ->
         }
         config = load_config(None, [word for key, value in keys.items() for word in (f"--{key}", str(value))], Config)
         dump_config(config, run / "config.yaml")
-        made.append(Agent(name, run, config, chosen[: -(-count // size)]))
+        made.append(Agent(name, run, config, tasks[: -(-count // size)]))
     return made
 
 
