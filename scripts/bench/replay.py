@@ -24,11 +24,13 @@ from pipeline.replay import Replayed, replay_run
 from pipeline.suite import roll_out
 from tasks import Task, load_suite
 
+SPEEDS = "-k 'not near_linear and not quickly'"
+"""Tests of mistune that assert a ratio of wall times: on a busy machine they fail now and then, by themselves."""
 EXPLORER = [
     "ls -la; date",
     "find . -name '*.py' -not -path './.git/*' | head -n 20; git status --short; git log -1 --format=%H",
     "grep -rn 'def ' --include='*.py' . | head -n 40",
-    "timeout 50 python -m pytest -q -x 2>&1 | tail -n 5",
+    f"timeout 50 python -m pytest -q -x {SPEEDS} 2>&1 | tail -n 5",
     "time python -c 'import sys; print(sys.version)'",
     "python -m pytest --collect-only -q 2>&1 | tail -n 5; nproc; id -un; pwd; env | sort | head -n 20",
 ]
