@@ -62,7 +62,7 @@ def decode_episode(data: bytes) -> Episode:
 
 def encode_turn(turn: Turn, before: Turn | None) -> bytes:
     """One turn of an episode that goes on; of its prompt only what does not follow from the turn before."""
-    return _press({"format": FORMAT, "turn": _turn_fields(turn, before)})
+    return _press({"format": FORMAT, "turn": _turn_fields(turn, before)}, level=1)  # kept until the episode has finished
 
 
 def decode_turns(bodies: Sequence[bytes]) -> tuple[Turn, ...]:
@@ -70,8 +70,8 @@ def decode_turns(bodies: Sequence[bytes]) -> tuple[Turn, ...]:
     return tuple(_turns([_unpress(body)["turn"] for body in bodies]))
 
 
-def _press(found: dict[str, Any]) -> bytes:
-    return zlib.compress(json.dumps(found, separators=(",", ":")).encode("utf-8"), level=6)
+def _press(found: dict[str, Any], level: int = 6) -> bytes:
+    return zlib.compress(json.dumps(found, separators=(",", ":")).encode("utf-8"), level=level)
 
 
 def _unpress(data: bytes) -> Any:

@@ -1,6 +1,7 @@
 """The crash-safe record of a run: what was issued, every turn and episode, every batch and step; knows nothing of how they came to be.
 
-One SQLite file (write-ahead log) in the run folder. Each call is one transaction: after a crash it is there whole or not at all.
+One SQLite file (write-ahead log) in the run folder. Each call is one transaction: after a crash it is there whole or not at all. A kill
+loses none, a power failure none before the last committed step.
 An episode belongs to a step that is either committed or, after a crash, still open: then its finished groups can be taken up
 again (`groups`), the turns of an unfinished one as well (`turns`), or thrown away (`discard_step`). What is thrown away leaves an
 event. metrics.jsonl is a copy of the steps, for people and plots.
@@ -19,7 +20,7 @@ from typing import Self
 
 from .codec import decode_episode, decode_turns, encode_episode, encode_turn
 from .journal_file import JournalError as JournalError
-from .journal_file import advice, connect, take_lock
+from .journal_file import advice, connect, set_sync, take_lock
 from .types import Episode, Group, Turn
 
 
@@ -207,8 +208,11 @@ class Journal:
 
     def commit_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """The step is done: its weights are saved, a resumed run goes on after it."""
-        with self._told(), self._db:
-            self._db.execute("INSERT INTO steps VALUES (?, ?, ?)", (step, json.dumps(dict(metrics)), time.time()))
+        with self._told():
+            set_sync(self._db, "FULL")
+            with self._db:
+                self._db.execute("INSERT INTO steps VALUES (?, ?, ?)", (step, json.dumps(dict(metrics)), time.time()))
+            set_sync(self._db, "NORMAL")
         self._write_metrics()
 
     def steps(self) -> dict[int, dict[str, float]]:

@@ -9,6 +9,7 @@ import fcntl
 import os
 import sqlite3
 from pathlib import Path
+from typing import Literal
 
 APPLICATION = 0x67726E67
 SCHEMA_VERSION = 2
@@ -65,10 +66,18 @@ def connect(path: Path, readonly: bool) -> sqlite3.Connection:
             db.executescript(LEDGER.format(temp="TEMP"))
         elif version < SCHEMA_VERSION:
             _add(db, LEDGER.format(temp=""))
+        set_sync(db, "NORMAL")
         return db
     except sqlite3.DatabaseError:
         db.close()
         raise
+
+
+def set_sync(db: sqlite3.Connection, level: Literal["NORMAL", "FULL"]) -> None:
+    """NORMAL: a transaction is in the file when its call returns, so a kill loses nothing, and on the disk some time later; a power failure
+    may take the last ones, whole. FULL: it is on the disk, and with it all before it; that takes milliseconds in which no episode goes on.
+    """
+    db.execute(f"PRAGMA synchronous={level}")
 
 
 def _add(db: sqlite3.Connection, tables: str) -> None:

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""mini-swe-agent's batch runner, unchanged, with a model and an environment that sleep; rollout.py runs it in an interpreter that has it.
+
+Reads what to do from standard input (JSON) and writes milliseconds per turn (wall less sleeps, and processor time) as the last line.
+Needs: pip install mini-swe-agent.
+"""
+
+import json
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+import types
+from pathlib import Path
+from typing import Any, ClassVar
+
+os.environ["MSWEA_SILENT_STARTUP"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))
+from minisweagent.environments.local import LocalEnvironment
+from minisweagent.models.test_models import DeterministicModel, make_output
+from minisweagent.run.benchmarks import swebench
+
+DONE = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+
+
+class Work:
+    """What was asked for, and what was slept in all."""
+
+    asked: ClassVar[dict[str, Any]] = {}
+    slept, wall, turns = 0.0, 0.0, 0
+    lock = threading.Lock()
+
+    @classmethod
+    def sleep(cls, kind: str, *where: int) -> None:
+        """As long as a recorded turn."""
+        values = cls.asked[kind]
+        seconds = values[random.Random(hash(where)).randrange(len(values))] * cls.asked["scale"]
+        time.sleep(seconds)
+        with cls.lock:
+            cls.slept += seconds
+
+
+class SleepingModel(DeterministicModel):
+    """Says the same text each turn; the last one submits."""
+
+    def __init__(self, **options: Any) -> None:
+        turns = Work.asked["turns"]
+        words = [Work.asked["answer"]] * (turns - 1) + ["I submit."]
+        commands = ["python -c 'import m; print(m.f([]))'"] * (turns - 1) + [DONE]
+        super().__init__(outputs=[make_output(text, [{"command": one}], 0.0) for text, one in zip(words, commands, strict=True)], **options)
+        self._seed = random.randrange(1 << 30)
+
+    def query(self, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+        """Late."""
+        Work.sleep("model", self._seed, len(messages))
+        return super().query(messages, **options)
+
+
+class SleepingEnvironment(LocalEnvironment):
+    """Runs nothing; the same output each time."""
+
+    count = 0
+
+    def execute(self, action: dict[str, Any], cwd: str = "", **options: Any) -> dict[str, Any]:
+        """Late."""
+        self.count += 1
+        Work.sleep("tool", self.count)
+        text = f"{DONE}\nchanged" if action["command"] == DONE else Work.asked["observation"]
+        output = {"output": text, "returncode": 0, "exception_info": ""}
+        self._check_finished(output)
+        return output
+
+    def get_template_vars(self, **more: Any) -> dict[str, Any]:
+        """As its Docker environment has them: without this machine's name and variables."""
+        return self.config.model_dump() | more
+
+
+def main() -> None:
+    """All instances at once."""
+    Work.asked = json.load(sys.stdin)
+    rows = [{"instance_id": f"task-{number}", "problem_statement": Work.asked["statement"]} for number in range(Work.asked["count"])]
+    sys.modules["datasets"] = types.ModuleType("datasets")
+    sys.modules["datasets"].load_dataset = lambda path, split: rows  # type: ignore[attr-defined]
+    sys.modules["rollout_mini"] = sys.modules["__main__"]
+    plain = swebench.process_instance
+
+    def timed(*arguments: Any) -> None:
+        started = time.perf_counter()
+        plain(*arguments)
+        with Work.lock:
+            Work.wall += time.perf_counter() - started
+
+    swebench.process_instance = timed
+    spent = 0.0
+    for number in range(Work.asked["rounds"] + 1):
+        if number == 1:  # the first is not counted
+            Work.wall = Work.slept = spent = 0.0
+        begin = time.process_time()
+        run_batch(len(rows))
+        spent += time.process_time() - begin
+    turns = len(rows) * Work.asked["turns"] * Work.asked["rounds"]
+    print("\n" + json.dumps({"overhead_ms": 1e3 * (Work.wall - Work.slept) / turns, "cpu_ms": 1e3 * spent / turns}))
+
+
+def run_batch(workers: int) -> None:
+    """One call of the batch runner; every instance must have been submitted."""
+    config = {
+        "agent": {"system_template": "You fix bugs.", "instance_template": "{{task}}", "step_limit": 0, "cost_limit": 0.0},
+        "model": {"model_class": "rollout_mini.SleepingModel", "model_name": "recorded", "observation_template": "{{output.output}}"},
+        "environment": {"environment_class": "rollout_mini.SleepingEnvironment"},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path, out = Path(folder) / "bench.yaml", Path(folder) / "out"
+        path.write_text(json.dumps(config))
+        nothing = {"slice_spec": "", "filter_spec": "", "shuffle": False, "model": None, "model_class": None, "environment_class": None}
+        swebench.main(subset="x", split="x", output=str(out), workers=workers, redo_existing=False, config_spec=[str(path)], **nothing)
+        patches = json.loads((out / "preds.json").read_text())
+    assert len(patches) == workers and all(one["model_patch"] == "changed" for one in patches.values()), patches
+
+
+if __name__ == "__main__":
+    main()
