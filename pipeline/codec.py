@@ -62,7 +62,7 @@ def decode_episode(data: bytes) -> Episode:
 
 def encode_turn(turn: Turn, before: Turn | None) -> bytes:
     """One turn of an episode that goes on; of its prompt only what does not follow from the turn before."""
-    return _press({"format": FORMAT, "turn": _turn_fields(turn, before)}, level=1)  # kept until the episode has finished
+    return _press({"format": FORMAT, "turn": _turn_fields(turn, before)})
 
 
 def decode_turns(bodies: Sequence[bytes]) -> tuple[Turn, ...]:
@@ -70,8 +70,9 @@ def decode_turns(bodies: Sequence[bytes]) -> tuple[Turn, ...]:
     return tuple(_turns([_unpress(body)["turn"] for body in bodies]))
 
 
-def _press(found: dict[str, Any], level: int = 6) -> bytes:
-    return zlib.compress(json.dumps(found, separators=(",", ":")).encode("utf-8"), level=level)
+def _press(found: dict[str, Any]) -> bytes:
+    """Level 1: a turn takes 0.06 ms instead of 0.47 ms, in which no other episode goes on, and a fifth more room (docs/LOG.md)."""
+    return zlib.compress(json.dumps(found, separators=(",", ":")).encode("utf-8"), level=1)
 
 
 def _unpress(data: bytes) -> Any:
