@@ -96,18 +96,10 @@ class Journal:
                 self._note(episode_id, "resumed", f"after turn {turns}")
 
     def record_turn(self, episode_id: str, turns: Sequence[Turn]) -> None:
-        """Keep the last of an episode's turns so far, before the next one begins.
-
-        Without waiting for the disk: a kill of this process loses nothing, a power failure the last turns of unfinished episodes.
-        """
+        """Keep the last of an episode's turns so far, before the next one begins."""
         body = encode_turn(turns[-1], turns[-2] if len(turns) > 1 else None)
-        with self._told():
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            try:
-                with self._db:
-                    self._db.execute("INSERT INTO turns VALUES (?, ?, ?, ?)", (episode_id, len(turns) - 1, body, time.time()))
-            finally:
-                self._db.execute("PRAGMA synchronous=FULL")
+        with self._told(), self._db:
+            self._db.execute("INSERT INTO turns VALUES (?, ?, ?, ?)", (episode_id, len(turns) - 1, body, time.time()))
 
     def turns(self, episode_id: str) -> tuple[Turn, ...]:
         """The recorded turns of an episode that has not finished."""

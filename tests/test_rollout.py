@@ -1,6 +1,7 @@
 import asyncio
 import json
 import zlib
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from pipeline.fake import FailingPolicy, MemoryMachines, SlowPolicy
 from pipeline.prompt import ByteTemplate, Chat
 from pipeline.rollout import Rig, Slot, derive_seed, run_episode
 from pipeline.types import Stop, ToolCall
-from sandbox import FakeSandbox, Image, ResourceExhausted, SandboxError
+from sandbox import FakeBackend, FakeSandbox, Image, Limits, Pool, ResourceExhausted, SandboxError
 from tasks import Outcome, Task, Verdict
 
 CHAT = Chat(ByteTemplate())
@@ -278,3 +279,75 @@ async def test_a_journal_without_anchors_and_tests_still_loads_and_is_written_as
     rows = json.loads(zlib.decompress(encode_episode(episode)))["turns"]
     assert all("seen" not in row for row in rows)
     assert [(turn.anchor, turn.passed) for turn in decode_episode(encode_episode(episode)).turns] == [("", None)] * 2
+
+
+# --- what overlaps -------------------------------------------------------------------------------------------
+
+
+class SayingPolicy(ScriptedPolicy):
+    """Tells when it is asked; a first answer can be held back for ever."""
+
+    def __init__(self, *texts, hangs=False):
+        super().__init__(CHAT, TASK, texts)
+        self.asked, self.cancelled, self._hangs = asyncio.Event(), False, hangs
+
+    async def sample(self, prompt, max_tokens, seed):
+        self.asked.set()
+        try:
+            await asyncio.sleep(600 if self._hangs else 0)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return await super().sample(prompt, max_tokens, seed)
+
+
+class SlowMachines(MemoryMachines):
+    """A machine is ready when the first answer has been asked for."""
+
+    def __init__(self, policy, failure=None):
+        super().__init__(lambda: FakeSandbox({}, {"/testbed/m.py": b"x = 1\n"}))
+        self._policy, self._failure = policy, failure
+
+    @asynccontextmanager
+    async def lease(self, image, *, begun=None):
+        begun()
+        async with asyncio.timeout(10):
+            await self._policy.asked.wait()
+        if self._failure:
+            raise self._failure
+        async with super().lease(image) as machine:
+            yield machine
+
+
+async def test_the_first_answer_is_sampled_while_the_machine_is_made_ready():
+    policy = SayingPolicy(EDIT, SUBMIT)
+    episode = await run_episode(policy, TASK, make_rig(SlowMachines(policy)), SLOT)
+    assert (episode.stop, episode.reward, len(episode.turns)) == (Stop.SUBMITTED, 1.0, 2)
+
+
+async def test_where_the_machine_fails_the_answer_that_was_begun_is_cancelled():
+    policy = SayingPolicy(EDIT, hangs=True)
+    episode = await run_episode(policy, TASK, make_rig(SlowMachines(policy, SandboxError("no room")), infra_retries=0), SLOT)
+    assert (episode.stop, policy.cancelled) == (Stop.INFRA, True)
+
+
+async def test_an_episode_that_waits_for_room_samples_nothing():
+    backend, policies = FakeBackend(), [SayingPolicy(SUBMIT, hangs=True), SayingPolicy(SUBMIT)]
+    async with Pool(backend, Limits(), concurrency=1) as pool:
+        running = [asyncio.create_task(run_episode(policy, TASK, make_rig(pool), SLOT)) for policy in policies]
+        await policies[0].asked.wait()
+        await asyncio.sleep(0.05)
+        assert not policies[1].asked.is_set()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_a_machine_is_given_back_before_its_patch_is_graded():
+    rig = make_rig()
+
+    async def grade(task, patch):
+        assert [machine.closed for machine in rig.machines.made] == [True]
+        return Verdict(task.instance_id, Outcome.RESOLVED)
+
+    assert (await run_episode(say(EDIT, SUBMIT), TASK, replace(rig, grade=grade), SLOT)).reward == 1.0
