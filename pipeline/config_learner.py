@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .config_objective import Section
 
@@ -20,6 +20,9 @@ class LearnerConfig(Section):
     """The DeepSpeed engine."""
 
     ranks: int = Field(1, ge=1)
+    sequence_parallel: int = Field(1, ge=1)
+    """Ranks that share the tokens of each micro-batch and, in attention, the heads (pipeline/ulysses.py): for long contexts. It divides
+    ranks and the model's query heads; activations are divided by it."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass; master weights are always fp32."""
@@ -31,10 +34,28 @@ class LearnerConfig(Section):
     """Tokens whose logits exist at one time."""
     activation_checkpointing: bool = False
     offload_optimizer: Literal["none", "cpu"] = "none"
-    """The host's memory for the optimiser's state; DeepSpeed does that from zero_stage 1 on."""
+    """The host's memory for the optimiser's state; DeepSpeed does that from zero_stage 1 on. Its nvme is not covered (docs/LOG.md)."""
     lora: LoraConfig | None = None
     """Given: only adapters of low rank are trained; exports hold them merged into full weights."""
     seed: int = 0
+
+    @property
+    def groups(self) -> int:
+        """Of ranks: each has micro-batches of its own."""
+        return self.ranks // self.sequence_parallel
+
+    @field_validator("offload_optimizer", mode="before")
+    @classmethod
+    def _refuse_nvme(cls, device: object) -> object:
+        if device == "nvme":
+            raise ValueError("nvme is not covered: DeepSpeed's aio extension needs libaio's headers (docs/LOG.md); use cpu")
+        return device
+
+    @model_validator(mode="after")
+    def _refuse_ranks_that_make_no_groups(self) -> Self:
+        if self.ranks % self.sequence_parallel:
+            raise ValueError(f"learner.sequence_parallel = {self.sequence_parallel} does not divide learner.ranks = {self.ranks}")
+        return self
 
     @model_validator(mode="after")
     def _refuse_what_stage_0_does_not_read(self) -> Self:

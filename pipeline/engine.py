@@ -12,13 +12,14 @@ import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from .config import ModelConfig, PolicyConfig
+from .model_folder import stretch
 from .types import PolicyError
 
 NAME = "policy"
@@ -144,21 +145,9 @@ def has_gpu() -> bool:
 
 
 def _rope_options(model: ModelConfig) -> list[str]:
-    """YaRN as an override of the model's config.json, the same values as the learner's."""
-    if model.rope_yarn == 1.0:
-        return []
-    config: Mapping[str, object] = json.loads((model.path / "config.json").read_text())
-    return ["--hf-overrides", json.dumps(yarn_overrides(config, model.rope_yarn))]
-
-
-def yarn_overrides(config: Mapping[str, object], factor: float) -> dict[str, object]:
-    """The entries of config.json that stretch the context by `factor`."""
-    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10_000.0)}
-    length = config["max_position_embeddings"]
-    if not isinstance(rope, dict) or not isinstance(length, int):
-        raise ValueError("config.json: rope_parameters or max_position_embeddings are not as transformers writes them")
-    stretched = rope | {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
-    return {"rope_parameters": stretched, "max_position_embeddings": int(length * factor)}
+    """YaRN as an override of the model's config.json, the same entries as the learner's."""
+    overrides = stretch(model.path, model.rope_yarn)
+    return ["--hf-overrides", json.dumps(overrides)] if overrides else []
 
 
 def free_port() -> int:

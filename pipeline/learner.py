@@ -15,6 +15,7 @@ import numpy as np
 
 from .batch import weigh_samples
 from .lora import check_targets
+from .model_folder import read_entries, refuse_experts, refuse_heads, stretch
 from .orders import (
     Command,
     Export,
@@ -46,6 +47,9 @@ class DeepSpeedLearner:
         """Optimiser steps done."""
         self._ranks = Ranks(serve_rank, setup, setup.learner.ranks, setup.logs)
         if why_alone := self._ranks.answers("start", setup.start_seconds)[0]:
+            if setup.learner.sequence_parallel > 1:
+                self.close()
+                raise ValueError(f"learner.sequence_parallel cannot share out this model: {why_alone}; use 1")
             log.warning("each sample is computed alone, shared beginnings again and again: %s", why_alone)
             self.setup = replace(setup, alone=True)
 
@@ -95,15 +99,15 @@ class DeepSpeedLearner:
         if not samples:
             raise ValueError("a batch without samples carries no signal: skip the step")
         shares = share_out(self.setup, samples, objective, fixed, self.steps)
-        replies: list[TrainReport] = self._ranks.call([Train(tuple(share), objective) for share in shares], self.setup.command_seconds)
+        replies: list[TrainReport] = self._call_groups([Train(tuple(share), objective) for share in shares])
         self.steps += len(shares[0])
         computed = sum(count_tokens(share) for share in shares)
-        return summarise_steps(replies, objective) | {"optim/computed_tokens": float(computed)}
+        return summarise_steps(replies, objective, self.setup.learner.sequence_parallel) | {"optim/computed_tokens": float(computed)}
 
     def _score(self, samples: Sequence[Sample], *, reference: bool = False) -> list[np.ndarray]:
         """log p of the masked tokens, shape (T,) each, 0 elsewhere."""
         packs = pack_samples(samples, room_of(self.setup))
-        replies = self._ranks.call([Score(tuple(pack), reference) for pack in packs], self.setup.command_seconds)
+        replies = self._call_groups([Score(tuple(pack), reference) for pack in packs])[:: self.setup.learner.sequence_parallel]
         scores = [np.zeros(len(sample.ids_T), dtype=np.float32) for sample in samples]
         for pack, reply in zip(packs, replies, strict=True):
             for micro, logprobs_M in zip(pack, reply, strict=True):
@@ -113,6 +117,10 @@ class DeepSpeedLearner:
                         scores[row][micro.tokens_M[mine]] = logprobs_M[mine]
         return scores
 
+    def _call_groups(self, commands: Sequence[Command]) -> list[Any]:
+        """One command for each group of ranks that share sequences (without sequence parallelism: each rank); the answers of all ranks."""
+        return self._ranks.call([one for one in commands for _ in range(self.setup.learner.sequence_parallel)], self.setup.command_seconds)
+
     def _call_all(self, command: Command) -> list[Any]:
         return self._ranks.call([command] * self.setup.learner.ranks, self.setup.command_seconds)
 
@@ -120,9 +128,9 @@ class DeepSpeedLearner:
 def share_out(
     setup: LearnerSetup, samples: Sequence[Sample], objective: Objective, fixed: FixedLogprobs, steps: int
 ) -> list[list[tuple[MicroBatch, ...]]]:
-    """Per rank and optimiser step its micro-batches; `steps`: optimiser steps done before, which decides the shuffle."""
+    """Per group of ranks (LearnerConfig.groups) and optimiser step its micro-batches; `steps`: those done before decide the shuffle."""
     learner, loss = setup.learner, setup.loss
-    shares: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(learner.ranks)]
+    shares: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(learner.groups)]
     for part in split_minibatches([sample.group_id for sample in samples], setup.optim.batch_episodes, (learner.seed, steps)):
         chosen = [samples[index] for index in part]
         weights_S = weigh_samples(chosen, loss.aggregation if objective == "policy" else "token", loss.constant_tokens)
@@ -135,13 +143,16 @@ def share_out(
 def room_of(setup: LearnerSetup) -> Room:
     """How samples are laid out: side by side in packs that share, or each in one of its own."""
     learner = setup.learner
-    return Room(0, learner.ranks, share=False) if setup.alone else Room(learner.micro_tokens, learner.ranks, learner.share_prefixes)
+    return Room(0, learner.groups, share=False) if setup.alone else Room(learner.micro_tokens, learner.groups, learner.share_prefixes)
 
 
 def check_setup(setup: LearnerSetup) -> None:
     """What would otherwise fail minutes later, inside a rank."""
-    if not (setup.model_folder / "config.json").is_file():
-        raise FileNotFoundError(f"model.path: {setup.model_folder} holds no config.json; the learner needs a model folder on disk")
+    entries = read_entries(setup.model_folder)
+    refuse_experts(entries)
+    stretch(setup.model_folder, setup.rope_yarn)
+    if setup.learner.sequence_parallel > 1:
+        refuse_heads(entries, setup.learner.sequence_parallel)
     if setup.learner.dtype == "bfloat16" and setup.learner.zero_stage == 0:
         raise ValueError("learner.zero_stage: 0 keeps no fp32 masters beside bfloat16 weights; use 1, 2 or 3, or dtype float32")
     if setup.learner.lora:

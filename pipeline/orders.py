@@ -27,6 +27,8 @@ class LearnerSetup:
     """Folder for rank0.log ..."""
     temperature: float = 1.0
     """That of the sampling: log-probs are taken at it. Fine-tuning always uses 1."""
+    rope_yarn: float = 1.0
+    """How many times the model's own length it reads: model.rope_yarn."""
     total_steps: int = 0
     """Optimiser steps at which a cosine schedule reaches 0; a constant schedule ignores it."""
     export_dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -160,9 +162,12 @@ def split_minibatches(groups: Sequence[str], size: int, seed: tuple[int, int]) -
     return [part.tolist() for part in np.array_split(order, max(1, math.ceil(len(groups) / size)))]
 
 
-def summarise_steps(replies: Sequence[TrainReport], objective: Objective) -> dict[str, float]:
-    """Metrics of a call: over ranks first, then the mean over its optimiser steps; fine-tuning has no ratio and no clip."""
-    steps = [merge_stats([reply.steps[index].stats for reply in replies]) for index in range(len(replies[0].steps))]
+def summarise_steps(replies: Sequence[TrainReport], objective: Objective, copies: int = 1) -> dict[str, float]:
+    """Metrics of a call: over ranks first, then the mean over its optimiser steps; fine-tuning has no ratio and no clip.
+
+    copies: that many ranks in a row report the same micro-batches (sequence parallelism).
+    """
+    steps = [merge_stats([reply.steps[index].stats for reply in replies[::copies]]) for index in range(len(replies[0].steps))]
     known = [name for name, value in asdict(steps[0]).items() if value is not None]
     names = known if objective == "policy" else ["loss", "entropy"]
     metrics = {f"loss/{name}": float(np.mean([asdict(step)[name] for step in steps])) for name in names}

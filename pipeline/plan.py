@@ -1,7 +1,7 @@
 """What a configuration would run: sizes, placement, memory by formula; starts nothing, loads nothing, writes nothing.
 
 All figures are estimates in bytes, from a model of P parameters, L layers, width H, key/value width K, vocabulary V; learner of
-R ranks, micro-batches of T tokens; e = bytes of the forward dtype (2 or 4):
+R ranks, micro-batches of T tokens (divided by learner.sequence_parallel); e = bytes of the forward dtype (2 or 4):
 
     weights        e P                      / R at ZeRO-3, plus one gathered layer
     gradients      e P                      / R at ZeRO-2 and 3
@@ -17,12 +17,13 @@ R ranks, micro-batches of T tokens; e = bytes of the forward dtype (2 or 4):
 Left out: allocator fragmentation, NCCL buffers, CUDA contexts (some GB a GPU), the page cache of the host.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .config import Config, ModelConfig, Placement
+from .model_folder import read_entries, refuse_experts
 
 GB = 1e9
 ENGINE_RUNTIME_CPU = 2.0 * GB
@@ -101,7 +102,8 @@ def model_shape(model: ModelConfig, placement: Placement) -> Shape:
 
 
 def _shape_of_folder(folder: Path) -> Shape:
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found: Any = read_entries(folder)
+    refuse_experts(found)
     hidden, layers, vocabulary = found["hidden_size"], found["num_hidden_layers"], found["vocab_size"]
     head = found.get("head_dim") or hidden // found["num_attention_heads"]
     kv_width = head * found.get("num_key_value_heads", found["num_attention_heads"])
@@ -181,11 +183,13 @@ def _trained(config: Config, shape: Shape) -> float:
 
 
 def _activations(config: Config, shape: Shape, width: int) -> Row:
-    one_input = width * shape.hidden * config.learner.micro_tokens
+    sharers = config.learner.sequence_parallel
+    one_input = width * shape.hidden * math.ceil(config.learner.micro_tokens / sharers)
     if config.learner.activation_checkpointing:
         size, note = one_input * (shape.layers + 17), "checkpointed"
     else:
         size, note = one_input * 17 * shape.layers, "kept"
+    note += f", over {sharers} ranks" if sharers > 1 else ""
     return Row("learn", f"activations of {config.learner.micro_tokens:,} tokens, {note}", size)
 
 
@@ -201,13 +205,18 @@ def _model_sizes(config: Config, shape: Shape) -> dict[str, str]:
 def _placement(config: Config) -> str:
     place, learner = config.placement, config.learner
     if not place.gpus_per_node:
-        return f"one machine, CPU: learner of {learner.ranks} ranks (ZeRO-{learner.zero_stage}, gloo), one vLLM engine"
+        return f"one machine, CPU: learner of {learner.ranks} ranks (ZeRO-{learner.zero_stage}{_shared(config)}, gloo), one vLLM engine"
     gpus = place.nodes * place.gpus_per_node
     engines = gpus // config.policy.tensor_parallel
     return (
-        f"{place.nodes} nodes x {place.gpus_per_node} GPUs: learner of {learner.ranks} ranks (ZeRO-{learner.zero_stage}), "
+        f"{place.nodes} nodes x {place.gpus_per_node} GPUs: learner of {learner.ranks} ranks (ZeRO-{learner.zero_stage}{_shared(config)}), "
         f"then {engines} vLLM engines of {config.policy.tensor_parallel} GPUs on the same GPUs (the phases take turns)"
     )
+
+
+def _shared(config: Config) -> str:
+    sharers = config.learner.sequence_parallel
+    return f", {config.learner.groups} x {sharers} that share sequences" if sharers > 1 else ""
 
 
 def _work(config: Config) -> dict[str, str]:
@@ -232,6 +241,10 @@ def _notes(config: Config) -> tuple[str, ...]:
     gpus = place.nodes * place.gpus_per_node
     if gpus and learner.ranks > gpus:
         notes.append(f"learner.ranks = {learner.ranks} is more than the {gpus} GPUs of the placement")
+    if gpus and learner.sequence_parallel > place.gpus_per_node:
+        notes.append(
+            f"learner.sequence_parallel = {learner.sequence_parallel} reaches over a node's {place.gpus_per_node} GPUs: slow exchanges"
+        )
     if gpus and policy.tensor_parallel > place.gpus_per_node:
         notes.append(f"policy.tensor_parallel = {policy.tensor_parallel} is more than the {place.gpus_per_node} GPUs of a node")
     if place.nodes > 1:

@@ -5,7 +5,7 @@ It obeys the commands of orders.py; the ranks talk gloo over loopback on the CPU
 Scaling: DeepSpeed averages over ranks (and over accumulation steps, which is switched off here). The token mean needs the plain sum
 of weight x token, so each loss is multiplied by the number of ranks. Learning rate: set by hand before each step, see learning_rate.
 
-Left out so far: sequence parallelism, weights loaded shard by shard (each rank reads the model).
+Left out so far: weights loaded shard by shard (each rank reads the model).
 """
 
 import json
@@ -55,6 +55,8 @@ class Workshop:
     """The transformers model whose parameters the engine trains."""
     why_alone: str
     """Why each sample has to be computed alone; empty where packs of runs can be."""
+    share: Any | None
+    """ulysses.Share with learner.sequence_parallel > 1: this rank's place among those that share its sequences."""
     reference: Any | None
     """loss.kl_coef > 0: a second model as it was at the start, frozen and whole on each rank (it is not sharded), else None.
     With learner.lora the model itself is the reference, its adapters silenced."""
@@ -94,10 +96,11 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     prepare_environment(seat)
     import deepspeed
     import torch
-    from transformers import AutoModelForCausalLM
 
-    from .attention import register_attention, why_not_runs
+    from .attention import why_not_runs
     from .head import Scorer, Scoring
+    from .model import load_model
+    from .ulysses import share_sequences
 
     gpu = torch.cuda.is_available()
     if gpu:
@@ -110,15 +113,7 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     )
     # Its shared-memory kernel is for inference; without this line the first start compiles it for a minute or two.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    dtype = torch.bfloat16 if setup.learner.dtype == "bfloat16" else torch.float32
-
-    def load() -> Any:
-        loaded = AutoModelForCausalLM.from_pretrained(setup.model_folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
-        if not why_not_runs(loaded):
-            loaded.set_attn_implementation(register_attention())
-        return loaded
-
-    model = load()
+    model = load_model(setup)
     why_alone = why_not_runs(model)
     if setup.learner.lora:
         add_adapters(model, setup.learner.lora, setup.learner.seed)
@@ -132,8 +127,9 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
     )
     engine.train(setup.learner.activation_checkpointing)
     second = setup.loss.kl_coef and not setup.learner.lora
-    reference = Scorer(load(), Scoring(setup.learner.head_chunk)).eval().to(engine.device) if second else None
-    return Workshop(setup, seat.rank, seat.ranks, engine, model, why_alone, reference)
+    reference = Scorer(load_model(setup), Scoring(setup.learner.head_chunk)).eval().to(engine.device) if second else None
+    share = share_sequences(model, setup.learner.sequence_parallel) if setup.learner.sequence_parallel > 1 and not why_alone else None
+    return Workshop(setup, seat.rank, seat.ranks, engine, model, why_alone, share, reference)
 
 
 def prepare_environment(seat: Seat) -> None:
@@ -240,11 +236,14 @@ def forward(shop: Workshop, pack: MicroBatch, temperature: float, scorer: Any) -
     import torch
 
     from .head import Layout
+    from .ulysses import score_shared
 
     ids_N, positions_N, sources_M, targets_M = (
         torch.from_numpy(array).to(shop.engine.device) for array in (pack.ids_N, pack.positions_N, pack.sources_M, pack.targets_M)
     )
     layout = Layout(ids_N, positions_N, sources_M, None if shop.why_alone else pack.runs)
+    if shop.share is not None:
+        return score_shared(scorer, layout, targets_M, temperature, shop.share)
     scores: tuple[Any, Any] = scorer(layout, targets_M, temperature)
     return scores
 

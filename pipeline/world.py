@@ -15,7 +15,7 @@ from tasks import Auditor, Task, grade
 from .actor import choose_tasks, open_chat, open_machines, prepare_machines
 from .config import Config, RolloutConfig
 from .held_out import choose_held_out
-from .learner import DeepSpeedLearner
+from .learner import DeepSpeedLearner, check_setup
 from .orders import LearnerSetup
 from .peak import make_yardstick
 from .policy import start_policy
@@ -53,12 +53,18 @@ def setup_learner(config: Config, run: Path, total_steps: int = 0) -> LearnerSet
     """What the learner's ranks need; total_steps is where a cosine schedule ends."""
     if config.model is None:
         raise ValueError("model.path is missing: training needs one")
-    if config.model.rope_yarn != 1.0:
-        raise ValueError("model.rope_yarn: the engine stretches the context, the learner cannot yet; training needs 1.0")
     if config.optim.schedule == "cosine" and not total_steps:
         raise ValueError("optim.schedule: cosine needs a known number of optimiser steps; fine-tuning sets it by itself, RL needs constant")
-    temperature = config.rollout.temperature
-    return LearnerSetup(config.model.path, config.learner, config.optim, config.loss, run / "logs", temperature, total_steps)
+    return LearnerSetup(
+        config.model.path,
+        config.learner,
+        config.optim,
+        config.loss,
+        run / "logs",
+        temperature=config.rollout.temperature,
+        rope_yarn=config.model.rope_yarn,
+        total_steps=total_steps,
+    )
 
 
 async def prepare_tasks(config: Config, run: Path) -> tuple[list[Task], list[Task]]:
@@ -80,6 +86,7 @@ async def prepare_tasks(config: Config, run: Path) -> tuple[list[Task], list[Tas
 async def open_world(config: Config, run: Path, served: Policy | None = None) -> AsyncIterator[World]:
     """Everything that a training run acts on; closed in reverse order, whatever happens. `served`: a policy that runs already and stays."""
     setup = setup_learner(config, run)
+    check_setup(setup)  # before minutes of preparing machines and starting an engine
     tasks, held_out = await prepare_tasks(config, run)
     chat = open_chat(config)
     async with AsyncExitStack() as stack:

@@ -356,6 +356,7 @@ EFFECTS: dict[str, tuple[Probe, object, dict[str, object]]] = {
     "optim.grad_clip": (see_deepspeed, 0.5, {}),
     "optim.batch_episodes": (see_shares, 4, {}),
     "learner.ranks": (see_shares, 2, {}),
+    "learner.sequence_parallel": (see_shares, 2, {"learner.ranks": 2}),
     "learner.micro_tokens": (see_shares, 64, {}),
     "learner.share_prefixes": (see_shares, False, {}),
     "learner.seed": (see_shares, 1, {"optim.batch_episodes": 4}),
@@ -485,6 +486,8 @@ REFUSED = [
     ({"sandbox.backend": "bubblewrap", "sandbox.hosts": ["unix:///x"]}, "not by bubblewrap"),
     ({"sandbox.backend": "bubblewrap", "sandbox.image_gb": 7}, "not by bubblewrap"),
     ({"learner.zero_stage": 0, "learner.offload_optimizer": "cpu"}, "is not read at learner.zero_stage 0"),
+    ({"learner.offload_optimizer": "nvme"}, "nvme is not covered"),
+    ({"learner.ranks": 4, "learner.sequence_parallel": 3}, r"learner\.sequence_parallel = 3 does not divide learner\.ranks = 4"),
 ]
 
 

@@ -98,29 +98,40 @@ def naive_steps(folder, samples, count):
     return steps
 
 
+CPU: dict[str, object] = {"offload_optimizer": "cpu"}
+SHARED: dict[str, object] = {"sequence_parallel": 2}
+"""Two ranks that share their sequences (Ulysses)."""
+
+
 @pytest.fixture(scope="module")
 def expected_steps(model):
     return naive_steps(model, SAMPLES, 3)
 
 
 @pytest.mark.parametrize(
-    ("ranks", "stage", "micro_tokens", "checkpointing", "offload"),
+    ("ranks", "stage", "micro_tokens", "checkpointing", "more"),
     [
-        (1, 0, 4096, False, "none"),
-        (2, 0, 100, False, "none"),
-        (2, 1, 100, True, "none"),
-        (2, 2, 100, False, "none"),
-        (2, 3, 100, True, "none"),
-        (1, 1, 4096, False, "cpu"),
-        pytest.param(2, 2, 100, False, "cpu", marks=pytest.mark.long),
-        (2, 3, 100, False, "cpu"),
+        (1, 0, 4096, False, {}),
+        (2, 0, 100, False, {}),
+        (2, 1, 100, True, {}),
+        (2, 2, 100, False, {}),
+        (2, 3, 100, True, {}),
+        (1, 1, 4096, False, CPU),
+        pytest.param(2, 2, 100, False, CPU, marks=pytest.mark.long),
+        (2, 3, 100, False, CPU),
+        pytest.param(2, 1, 4096, False, SHARED, marks=pytest.mark.long),
+        (2, 3, 100, True, SHARED),
+        pytest.param(2, 0, 100, False, SHARED | {"share_prefixes": False}, marks=pytest.mark.long),
+        pytest.param(2, 2, 100, True, SHARED | CPU, marks=pytest.mark.long),
+        pytest.param(4, 3, 100, True, SHARED, marks=pytest.mark.long),
+        pytest.param(4, 1, 100, True, {"sequence_parallel": 4}, marks=pytest.mark.long),  # more ranks than key heads
     ],
 )
 def test_u3_ranks_accumulation_and_zero_stage_change_no_loss_gradient_or_update(
-    start, expected_steps, ranks, stage, micro_tokens, checkpointing, offload
+    start, expected_steps, ranks, stage, micro_tokens, checkpointing, more
 ):
     config = {"ranks": ranks, "zero_stage": stage, "micro_tokens": micro_tokens, "activation_checkpointing": checkpointing}
-    learner = start(config | {"offload_optimizer": offload}, loss=LossConfig(old_logprobs="engine"))
+    learner = start(config | more, loss=LossConfig(old_logprobs="engine"))
     for loss, norm in expected_steps:
         metrics = learner.step(BATCH)
         assert metrics["loss/loss"] == pytest.approx(loss, rel=1e-5)
@@ -130,17 +141,60 @@ def test_u3_ranks_accumulation_and_zero_stage_change_no_loss_gradient_or_update(
         assert metrics["optim/computed_tokens"] < sum(LENGTHS), "shared beginnings were computed once"
 
 
-def test_a_model_that_cannot_share_is_computed_sample_by_sample_and_says_so(start, tmp_path, caplog):
+SIZES = {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.fixture
+def windows(tmp_path):
+    """A model with a sliding window."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    sizes = {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    windows = {"layer_types": ["sliding_attention", "full_attention"], "use_sliding_window": True, "sliding_window": 8}
-    Qwen2ForCausalLM(Qwen2Config(**sizes, num_key_value_heads=2, **windows)).save_pretrained(tmp_path / "windows")
-    learner = start({"micro_tokens": 100}, loss=LossConfig(old_logprobs="engine"), model=tmp_path / "windows")
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "use_sliding_window": True, "sliding_window": 8}
+    Qwen2ForCausalLM(Qwen2Config(**SIZES, num_key_value_heads=2, **layers)).save_pretrained(tmp_path / "windows")
+    return tmp_path / "windows"
+
+
+def test_a_model_that_cannot_share_is_computed_sample_by_sample_and_says_so(start, windows, caplog):
+    learner = start({"micro_tokens": 100}, loss=LossConfig(old_logprobs="engine"), model=windows)
     assert "each sample is computed alone" in caplog.text and "sliding_attention" in caplog.text
     metrics = learner.step(BATCH)
-    assert metrics["loss/loss"] == pytest.approx(naive_steps(tmp_path / "windows", SAMPLES, 1)[0][0], rel=1e-5)
+    assert metrics["loss/loss"] == pytest.approx(naive_steps(windows, SAMPLES, 1)[0][0], rel=1e-5)
     assert metrics["optim/computed_tokens"] == sum(LENGTHS)
+
+
+def test_sequences_of_a_model_that_cannot_attend_in_runs_are_not_shared_out(start, windows):
+    """Ulysses drops masks: under plain SDPA packed samples would see each other, and a window would be none."""
+    with pytest.raises(ValueError, match=r"learner\.sequence_parallel cannot share out this model: .*sliding_attention"):
+        start({"ranks": 2} | SHARED, model=windows)
+    assert not active_children()
+
+
+@pytest.mark.parametrize(("ranks", "more"), [(1, {}), pytest.param(2, SHARED, marks=pytest.mark.long)])
+def test_yarn_is_that_of_transformers_beyond_the_model_s_length_and_exports_do_not_stretch_twice(start, tmp_path, ranks, more):
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    sizes = SIZES | {"num_key_value_heads": 2, "max_position_embeddings": 32, "initializer_range": 0.3}
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "short")
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 10_000.0}
+    stretched = LlamaConfig(**sizes | {"max_position_embeddings": 128, "rope_parameters": rope})
+    row = sample(3, 120)
+
+    def expect(folder, **config):
+        with torch.no_grad():
+            return naive_logprobs(AutoModelForCausalLM.from_pretrained(folder, **config), row).numpy()
+
+    learner = start({"ranks": ranks, **more}, model=tmp_path / "short", rope_yarn=4.0)
+    (before,) = learner.logprobs([row])
+    np.testing.assert_allclose(before[1:], expect(tmp_path / "short", config=stretched), atol=1e-5)
+    assert np.abs(before[1:] - expect(tmp_path / "short")).max() > 0.1, "without it the positions are others"
+    learner.step(Batch((row,)))
+    learner.export(tmp_path / "out")
+    (after,) = learner.logprobs([row])
+    np.testing.assert_allclose(after[1:], expect(tmp_path / "out"), atol=1e-5)
+    assert np.abs(after - before).max() > 1e-3
+    (again,) = start({}, model=tmp_path / "out", rope_yarn=4.0).logprobs([row])
+    np.testing.assert_allclose(again, after, atol=1e-5)
 
 
 def naive_regularised_steps(folder, samples, count):
@@ -169,13 +223,13 @@ def naive_regularised_steps(folder, samples, count):
     return steps
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
-def test_gspo_with_kl_and_entropy_equals_autograd_from_full_logits(start, model, ranks, stage):
+@pytest.mark.parametrize(("ranks", "stage", "more"), [(1, 1, {}), (2, 3, {}), (2, 1, SHARED)])
+def test_gspo_with_kl_and_entropy_equals_autograd_from_full_logits(start, model, ranks, stage, more):
     loss = LossConfig(
         **{"kind": "gspo", "aggregation": "episode", "eps_low": 1.0, "eps_high": 9.0, "old_logprobs": "engine"},
         **{"kl_coef": 0.5, "kl_estimator": "k2", "entropy_coef": 0.2},
     )
-    learner = start({"ranks": ranks, "zero_stage": stage, "micro_tokens": 100}, {"weight_decay": 0.0}, loss)
+    learner = start({"ranks": ranks, "zero_stage": stage, "micro_tokens": 100, **more}, {"weight_decay": 0.0}, loss)
     kl = []
     for expected, norm in naive_regularised_steps(model, SAMPLES, 3):
         metrics = learner.step(BATCH)

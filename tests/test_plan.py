@@ -61,6 +61,22 @@ def test_adapters_are_planned_with_their_own_gradients_and_no_reference(tmp_path
     assert not any(row.what.startswith("reference") for row in make_plan(lora).rows)
 
 
+def test_ranks_that_share_sequences_divide_the_activations_and_nothing_else(tmp_path: Path) -> None:
+    words = ("--learner.micro_tokens", "4096", "--learner.ranks", "4")
+    alone, shared = quickstart(tmp_path, *words), quickstart(tmp_path, *words, "--learner.sequence_parallel", "4")
+    for what in ("weights", "gradients", "optimiser", "head"):
+        assert size_of(alone, what) == size_of(shared, what)
+    assert size_of(shared, "activations") == size_of(alone, "activations") / 4
+    assert "1 x 4 that share sequences" in make_plan(shared).sizes["placement"]
+
+
+def test_131k_tokens_of_a_72b_model_fit_where_a_node_shares_them() -> None:
+    def size(*words: str) -> float:
+        return make_plan(load_config(CONFIGS / "nebius_stage2.yaml", list(words), Config)).total("learn")
+
+    assert size() < 0.5 * 141e9 < 141e9 < size("--learner.sequence_parallel", "1")
+
+
 @pytest.mark.parametrize("name", ["nebius_stage1", "nebius_stage2"])
 def test_a_72b_run_on_16_nodes_is_planned_without_the_model(name: str) -> None:
     plan = make_plan(load_config(CONFIGS / f"{name}.yaml", [], Config))

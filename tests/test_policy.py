@@ -28,7 +28,7 @@ from pipeline.config import (
     RolloutConfig,
     TasksConfig,
 )
-from pipeline.engine import engine_command, start_engine, yarn_overrides
+from pipeline.engine import engine_command, start_engine
 from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
 from pipeline.learner import DeepSpeedLearner
 from pipeline.orders import LearnerSetup
@@ -172,14 +172,6 @@ def test_the_server_takes_no_defaults_from_the_model_folder(tmp_path):
     command = " ".join(engine_command(ModelConfig(path=tmp_path), PolicyConfig(), 8000))
     for option in ("--generation-config vllm", "--logprobs-mode processed_logprobs", "--host 127.0.0.1", "--dtype bfloat16"):
         assert option in command
-
-
-def test_yarn_keeps_the_other_rope_parameters():
-    config = {"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}, "max_position_embeddings": 8192}
-    assert yarn_overrides(config, 4.0) == {
-        "rope_parameters": {"rope_theta": 1e5, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192},
-        "max_position_embeddings": 32768,
-    }
 
 
 # --- publish, on fakes -------------------------------------------------------------------------------------------
