@@ -20,6 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from .config import Config, PolicyConfig
 from .prompt import ByteTemplate
 from .types import Completion, ContextFull, PolicyError
+from .weights import Digests
 
 LONGEST_WAIT = 300.0
 """Seconds before another attempt, whatever a server asks for."""
@@ -53,7 +54,7 @@ class ChatPolicy:
         """A server of this kind has none."""
         raise PolicyError("an OpenAI-compatible server gives no log-probs of a prompt: training needs policy.api: tokens")
 
-    async def load(self, folder: object, version: int) -> None:
+    async def load(self, folder: object, version: int) -> Digests:
         """A server of this kind takes no weights."""
         raise PolicyError("an OpenAI-compatible server takes no weights: training needs policy.api: tokens")
 

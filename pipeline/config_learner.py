@@ -14,6 +14,8 @@ class LoraConfig(Section):
     alpha: float = Field(32.0, gt=0)
     targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1)
     """Last names of the linear layers that get one; the model must have each."""
+    publish: Literal["merged", "adapters"] = "merged"
+    """What goes to the engine: whole weights, or the adapters alone (far fewer bytes; each sampled token costs a little more)."""
 
 
 class LearnerConfig(Section):
@@ -36,7 +38,7 @@ class LearnerConfig(Section):
     offload_optimizer: Literal["none", "cpu"] = "none"
     """The host's memory for the optimiser's state; DeepSpeed does that from zero_stage 1 on. Its nvme is not covered (docs/LOG.md)."""
     lora: LoraConfig | None = None
-    """Given: only adapters of low rank are trained; exports hold them merged into full weights."""
+    """Given: only adapters of low rank are trained; model folders hold them merged into full weights."""
     seed: int = 0
 
     @property

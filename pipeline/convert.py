@@ -68,7 +68,7 @@ def _convert_gguf(gguf: Path, out: Path) -> Path:
     return _save(model, tokenizer, out)
 
 
-def tiny_model(out: Path, seed: int = 0) -> Path:
+def tiny_model(out: Path, seed: int = 0, positions: int = 4096) -> Path:
     """A random Llama (2 layers, 4 heads, hidden 128, tied embeddings, 0.3 M parameters) with a byte-level tokenizer; returns `out`.
 
     For tests: made in code, nothing is downloaded. Heads of 32: the smallest that vLLM's CPU attention takes.
@@ -84,7 +84,7 @@ def tiny_model(out: Path, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=4096,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

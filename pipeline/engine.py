@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 
 from .config import ModelConfig, PolicyConfig
+from .config_learner import LoraConfig
 from .model_folder import stretch
 from .types import PolicyError
 
@@ -27,6 +28,8 @@ NAME = "policy"
 START_SECONDS = 900.0
 """For a large model from a cold disk; a small one needs 20 to 60."""
 STOP_SECONDS = 30.0
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM makes room for."""
 LOG_LINES = 15
 """Shown of the log when the server fails."""
 
@@ -94,24 +97,28 @@ async def wait_until_healthy(engine: Engine) -> None:
     raise PolicyError(f"the vLLM server {what}; the end of {engine.log}:\n{engine.last_words()}")
 
 
-def engine_command(model: ModelConfig, policy: PolicyConfig, port: int) -> list[str]:
+def engine_command(model: ModelConfig, policy: PolicyConfig, port: int, lora: LoraConfig | None = None) -> list[str]:
     """Every option that bears on results is given, so that no default of a vLLM release or a model folder decides."""
+    pickled = ("env", "VLLM_ALLOW_INSECURE_SERIALIZATION=1") if policy.transfer == "ipc" else ()  # handles of CUDA memory
     return [
+        *pickled,
         *(sys.executable, "-m", _server_module()),
         *("--model", str(model.path), "--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)),
         *("--dtype", policy.dtype, "--seed", str(policy.seed), "--max-model-len", str(model.context)),
         *("--max-num-seqs", str(policy.max_requests), "--tensor-parallel-size", str(policy.tensor_parallel)),
         *("--generation-config", "vllm"),  # no top_k or min_p from the model's generation_config.json (finding F2)
         *("--logprobs-mode", "processed_logprobs"),  # at the sampling temperature
-        *("--worker-extension-cls", "pipeline.policy.WeightLoader", "--enable-scale-out", "--disable-uvicorn-access-log"),
+        *("--worker-extension-cls", "pipeline.worker.WeightLoader", "--enable-scale-out", "--disable-uvicorn-access-log"),
         *_device_options(model, policy),
         *_rope_options(model),
+        *_lora_options(lora),
+        *(() if policy.transfer == "folder" else ("--weight-transfer-config", json.dumps({"backend": policy.transfer}))),
     ]
 
 
 def engine_environment() -> dict[str, str]:
     """What the server gets on top of our environment; a variable that is set there wins."""
-    always = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    always = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
     on_cpu = {
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),  # vLLM would leave a core idle,
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # and with "auto" give one of two cores to its worker
@@ -142,6 +149,16 @@ def _device_options(model: ModelConfig, policy: PolicyConfig) -> list[str]:
 def has_gpu() -> bool:
     """Whether the kernel shows an NVIDIA device."""
     return Path("/dev/nvidiactl").exists()
+
+
+def _lora_options(lora: LoraConfig | None) -> list[str]:
+    """Room for one adapter beside the weights, where adapters alone are published."""
+    if lora is None or lora.publish == "merged":
+        return []
+    room = next((size for size in LORA_RANKS if size >= lora.rank), None)
+    if room is None:
+        raise ValueError(f"learner.lora.rank: vLLM takes adapters up to rank {LORA_RANKS[-1]}; use that, or learner.lora.publish merged")
+    return ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(room)]
 
 
 def _rope_options(model: ModelConfig) -> list[str]:

@@ -21,6 +21,7 @@ from .hunks import Change, changes_of, edits_of
 from .outline import Unparsed, find, outline
 from .prompt import Chat
 from .types import Completion, Policy, ToolCall
+from .weights import Digests
 
 LONGEST_FUNCTION = 40
 """Lines; of a longer function the expert views a window around the change."""
@@ -52,7 +53,7 @@ class ScriptedPolicy:
         """Zeros: a script has no probabilities."""
         return np.zeros(len(ids), np.float32)
 
-    async def load(self, folder: Path, version: int) -> None:
+    async def load(self, folder: Path, version: int) -> Digests:
         """A script learns nothing."""
         raise ValueError("a scripted policy takes no weights")
 

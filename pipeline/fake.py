@@ -11,6 +11,7 @@ from sandbox import FakeSandbox, Image, Sandbox
 
 from .prompt import Chat
 from .types import Batch, Completion, Policy, PolicyError, Sample
+from .weights import Digests
 
 
 class MemoryMachines:
@@ -53,9 +54,9 @@ class FailingPolicy:
         """Those of the other policy."""
         return await self._then.logprobs(ids)
 
-    async def load(self, folder: Path, version: int) -> None:
+    async def load(self, folder: Path, version: int) -> Digests:
         """Passed on."""
-        await self._then.load(folder, version)
+        return await self._then.load(folder, version)
 
     async def close(self) -> None:
         """Passed on."""
@@ -104,10 +105,15 @@ class SoftmaxPolicy:
         """log-probs of the answers found in ids, on their first tokens."""
         return score_answers(self, list(ids))
 
-    async def load(self, folder: Path, version: int) -> None:
+    async def load(self, folder: Path, version: int) -> Digests:
         """The weights that SoftmaxLearner.export wrote."""
         self.weights_A = np.load(folder / "weights.npy")
         self.version = version
+        return self.digests()
+
+    def digests(self) -> Digests:
+        """Of its one weight."""
+        return {"weights": self.weights_A.tobytes().hex()}
 
     async def close(self) -> None:
         """Nothing to stop."""
@@ -154,10 +160,11 @@ class SoftmaxLearner:
         """As the policy scores them, with this learner's weights."""
         return [score_answers(self.model, sample.ids_T.tolist()) for sample in samples]
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, whole: bool = True) -> Digests:
         """weights.npy."""
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "weights.npy", self.model.weights_A)
+        return self.model.digests()
 
     def save(self, folder: Path) -> None:
         """The same: there is no optimiser state."""

@@ -24,6 +24,7 @@ from .orders import (
     Restore,
     Save,
     Score,
+    Send,
     Train,
     TrainReport,
     split_minibatches,
@@ -33,6 +34,7 @@ from .packs import NOTHING_FIXED, FixedLogprobs, MicroBatch, Room, count_tokens,
 from .rank import serve_rank
 from .ranks import Ranks
 from .types import Batch, Sample
+from .weights import Digests, check_layout
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +77,22 @@ class DeepSpeedLearner:
         """log p of each token under the current weights, shape (T,) each, 0 at t = 0; at the sampling temperature."""
         return self._score([replace(sample, mask_T=np.ones_like(sample.mask_T)) for sample in samples])
 
-    def export(self, folder: Path) -> None:
-        """Write a model folder that transformers and vLLM load, in one move; an older one of that name is replaced."""
+    def export(self, folder: Path, *, whole: bool = True) -> Digests:
+        """Write a model folder that transformers and vLLM load, in one move; an older one of that name is replaced.
+
+        Returns the digest of each weight that an engine must hold then. ValueError where the folder could not stand in for the model's
+        own. Not `whole`: what an engine needs that started from the same model, adapters alone with lora.publish: adapters; with
+        policy.transfer nothing is written, and the weights are in the engine when this returns.
+        """
+        lora = self.setup.learner.lora
+        if self.setup.transfer and not whole:
+            return dict(self._call_all(Send())[0])
+        adapters = not whole and lora is not None and lora.publish == "adapters"
         with replaced_folder(folder) as partial:
-            self._call_all(Export(partial))
+            digests: Digests = self._call_all(Export(partial, adapters))[0]
+            if not adapters:
+                check_layout(self.setup.model_folder, partial)
+        return digests
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint (weights, optimiser, step count) in one move: a kill leaves the old one or the new one."""

@@ -1,29 +1,24 @@
 """Adapters of low rank (peft's LoRA): added to a model, silenced for the reference, merged for an export; knows no engine, no objective."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .config_learner import LoraConfig
+from .weights import read_layout
 
+ADAPTER_FILE = "adapter_model.safetensors"
+"""peft's name of the file."""
 NAME = "default"
 """peft's name of the one adapter that a layer has."""
 
 
 def check_targets(folder: Path, lora: LoraConfig) -> None:
     """ValueError where a name in learner.lora.targets is of no weight in the model folder: peft would only miss it where all are."""
-    layers = {name.split(".")[-2] for file in folder.glob("*.safetensors") for name in weight_names(file) if name.endswith(".weight")}
+    layers = {name.split(".")[-2] for name in read_layout(folder) if name.endswith(".weight")}
     if unknown := [target for target in lora.targets if target not in layers]:
         raise ValueError(f"learner.lora.targets: no layer {unknown[0]!r} in {folder}; it has {', '.join(sorted(layers))}")
-
-
-def weight_names(file: Path) -> list[str]:
-    """What a safetensors file holds, from its header: 8 bytes of length, then JSON."""
-    with file.open("rb") as opened:
-        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    return [name for name in header if name != "__metadata__"]
 
 
 def add_adapters(model: Any, lora: LoraConfig, seed: int) -> None:
@@ -70,6 +65,23 @@ def whole_weights(model: Any) -> Iterator[tuple[str, tuple[Any, ...], float]]:
             yield f"{owner}.weight", (parameter, layer.lora_B[NAME].weight, layer.lora_A[NAME].weight), layer.scaling[NAME]
         elif ".lora_" not in name:
             yield name.replace(".base_layer.", "."), (parameter,), 0.0
+
+
+def adapter_weights(model: Any) -> Iterator[tuple[str, Any, float]]:
+    """(name, weight, what the engine multiplies it by) of each adapter's A (rank, in) and B (out, rank)."""
+    for name, layer in adapted_layers(model):
+        yield f"{name}.lora_A.weight", layer.lora_A[NAME].weight, 1.0
+        yield f"{name}.lora_B.weight", layer.lora_B[NAME].weight, layer.scaling[NAME]
+
+
+def save_adapters(folder: Path, state: Mapping[str, Any], lora: LoraConfig) -> None:
+    """A folder that peft and vLLM load beside the model."""
+    from peft import LoraConfig as PeftConfig
+    from safetensors.torch import save_file
+
+    adapters = PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), task_type="CAUSAL_LM")
+    adapters.save_pretrained(str(folder))
+    save_file({f"base_model.model.{name}": weight for name, weight in state.items()}, folder / ADAPTER_FILE)
 
 
 def merge(parts: tuple[Any, ...], scale: float) -> Any:

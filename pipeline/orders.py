@@ -15,6 +15,16 @@ Objective = Literal["policy", "fine_tune"]
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """Where weights go without a folder."""
+
+    kind: Literal["nccl", "ipc"]
+    url: str
+    """Of the engine's server."""
+    engine_ranks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class LearnerSetup:
     """Everything that a rank needs to start."""
 
@@ -31,7 +41,10 @@ class LearnerSetup:
     """How many times the model's own length it reads: model.rope_yarn."""
     total_steps: int = 0
     """Optimiser steps at which a cosine schedule reaches 0; a constant schedule ignores it."""
-    export_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    export_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """The engine's: what is published is what it computes with, bit by bit."""
+    transfer: Transfer | None = None
+    """None: weights go to the engine through a folder."""
     alone: bool = False
     """Each sample is a micro-batch of its own: the model's attention cannot do packs. The ranks find out at the start."""
     start_seconds: float = 900.0
@@ -62,6 +75,13 @@ class Export:
     """Weights -> safetensors."""
 
     folder: Path
+    adapters: bool = False
+    """The adapters alone, where there are any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Weights -> the engine of `setup.transfer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +98,7 @@ class Restore:
     folder: Path
 
 
-Command = Train | Score | Export | Save | Restore
+Command = Train | Score | Export | Send | Save | Restore
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 Every sampling parameter is sent with each request, and the first thing that a policy does is to prove that the server neither
 cuts nor bends the distribution (finding F2: an engine that silently switched on top_k first raised scores and then wrecked training).
 
-New weights are read from a folder without a restart (WeightLoader), also while requests run: they end first, or are frozen and go on
-with the new weights (policy.in_flight). Left out: transfers over NCCL; several engines, where siblings of a group would have to share one
-for its prefix cache.
+New weights are read from a folder without a restart (worker.py), also while requests run: they end first, or are frozen and go on
+with the new weights (policy.in_flight). Left out: several engines, where siblings of a group would have to share one for its prefix
+cache.
 """
 
 import asyncio
@@ -20,35 +20,19 @@ import numpy as np
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from .config import Config
-from .engine import NAME, Engine, engine_command, free_port, start_engine
+from .engine import NAME, Engine, engine_command, free_port, has_gpu, start_engine
 from .prompt import Template
 from .types import Completion, PolicyError
+from .weights import Digests
 
 REQUEST_SECONDS = 1800.0
 """One answer, waiting in the server's queue included."""
 ATTEMPTS = 4
 """Of a request that the transport or the server fails, with waits of 1, 2 and 4 s."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""A folder with it holds adapters, not a model."""
 CUT = -1000.0
 """Below this a log-prob is a removed token: vLLM writes -9999 for minus infinity."""
-
-
-class WeightLoader:
-    """Mixed into vLLM's worker (--worker-extension-cls); `self` is the worker."""
-
-    def load_folder(self, folder: str) -> int:
-        """Reload all weights from a safetensors folder; returns how many heads were packed again.
-
-        On the CPU a layer multiplies by a packed copy of its weight. vLLM's reload packs each layer that the file names; a head
-        that is tied to the embedding is not named, and would go on with the old weights. So heads are packed again here.
-        On a GPU there are no packed copies and this does nothing more.
-        """
-        worker: Any = self
-        worker.reload_weights(weights_path=folder)
-        heads = [module for name, module in worker.get_model().named_modules() if name.rpartition(".")[2] == "lm_head"]
-        for head in heads:
-            if hasattr(head, "quant_method"):
-                head.quant_method.process_weights_after_loading(head)
-        return len(heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +82,23 @@ class VllmPolicy:
         *,
         requests: int = 32,
         in_flight: bool = False,
+        transfer: str = "folder",
     ) -> None:
         self.version = 0
+        self._transfer = transfer
         self._client = client
         self._template = template
         self._sampling = sampling
         self._engine = engine
         self._room = asyncio.Semaphore(requests)  # and no limit of connections: while a pause holds all of these, its end must get through
         self._in_flight = in_flight
+        self._model = NAME
+        """Whose answers are asked for: the model's, or its newest adapter's."""
+
+    @property
+    def url(self) -> str:
+        """Of the server."""
+        return str(self._client.base_url).rstrip("/")
 
     async def sample(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Completion:
         """One completion; PolicyError when the engine fails."""
@@ -143,13 +136,29 @@ class VllmPolicy:
         found = {one["token_id"]: float(one["logprob"]) for one in [first, *first["top_logprobs"]]}
         return [found[candidate] for candidate in candidates]
 
-    async def load(self, folder: Path, version: int) -> None:
-        """New weights and an empty prefix cache; requests may be running (_paused)."""
+    async def load(self, folder: Path, version: int) -> Digests:
+        """New weights and an empty prefix cache; what the engine's first rank holds then. Requests may be running (_paused).
+
+        With policy.transfer the weights are there already, and only what follows is done.
+        """
+        adapters = (folder / ADAPTER_CONFIG).is_file()
         async with self._paused():
-            await self._post("/collective_rpc", {"method": "load_folder", "args": [_absolute(folder)]})
+            if adapters:
+                await self._load_adapters(folder, version)
+            elif self._transfer == "folder":
+                await self._call_workers("load_folder", _absolute(folder))
+            await self._call_workers("renew_heads")
             if not (await self._post("/reset_prefix_cache?reset_running_requests=true", {})).get("success"):
                 raise PolicyError("the prefix cache could not be emptied")
             await self._set_version(version)
+            return dict((await self._call_workers("digest_adapters" if adapters else "digest_weights"))[0])
+
+    async def _load_adapters(self, folder: Path, version: int) -> None:
+        """Under a new name each time, so that nothing that was cached for the ones before can be found."""
+        before, self._model = self._model, f"{NAME}-{version}"
+        if before != NAME:
+            await self._post("/v1/unload_lora_adapter", {"lora_name": before})
+        await self._post("/v1/load_lora_adapter", {"lora_name": self._model, "lora_path": _absolute(folder)})
 
     @asynccontextmanager
     async def _paused(self) -> AsyncIterator[None]:
@@ -175,6 +184,10 @@ class VllmPolicy:
         await self._set_version(0)
         await self._check_sampling()
 
+    async def _call_workers(self, method: str, *arguments: str) -> list[Any]:
+        """The answer of each of the engine's ranks to a method of worker.WeightLoader."""
+        return list((await self._post("/collective_rpc", {"method": method, "args": arguments}))["results"])
+
     async def _set_version(self, version: int) -> None:
         await self._post("/update_weight_version", {"new_version": str(version)})
         self.version = version
@@ -197,7 +210,7 @@ class VllmPolicy:
             )
 
     async def _generate(self, ids: Sequence[int], parameters: Mapping[str, object]) -> dict[str, Any]:
-        body = {"model": NAME, "token_ids": list(ids), "sampling_params": parameters}
+        body = {"model": self._model, "token_ids": list(ids), "sampling_params": parameters}
         async with self._room:
             return await self._post("/inference/v1/generate", body)
 
@@ -215,7 +228,7 @@ class VllmPolicy:
             raise PolicyError(f"{path}: {failure}{self._last_words()}") from failure
         if response.is_error:
             raise PolicyError(f"{path}: {response.status_code}: {response.text[:300]}")
-        return dict(response.json()) if response.content else {}
+        return dict(response.json()) if response.headers.get("content-type") == "application/json" else {}
 
     async def _send(self, path: str, body: Mapping[str, object]) -> httpx.Response:
         if self._engine is not None and not self._engine.alive:
@@ -249,14 +262,19 @@ async def start_policy(config: Config, template: Template, log: Path) -> VllmPol
     """The policy of a configuration: a server of our own, or the one at policy.url; checked, at version 0."""
     if config.model is None:
         raise ValueError("model.path is missing: a model policy needs one")
+    if config.policy.transfer != "folder" and not has_gpu():
+        raise ValueError(f"policy.transfer: {config.policy.transfer} needs GPUs; without one use folder, which is shared memory")
     port = free_port()
     url = config.policy.url or f"http://127.0.0.1:{port}"
-    engine = None if config.policy.url else await start_engine(engine_command(config.model, config.policy, port), url, log)
+    command = engine_command(config.model, config.policy, port, config.learner.lora)
+    engine = None if config.policy.url else await start_engine(command, url, log)
     timeout = httpx.Timeout(REQUEST_SECONDS, connect=10, pool=None)
     client = httpx.AsyncClient(base_url=url, timeout=timeout, limits=httpx.Limits(max_connections=None), trust_env=False)
     sampling = Sampling(config.rollout.temperature, template.stop_ids)
     options = config.policy
-    policy = VllmPolicy(client, template, sampling, engine, requests=options.max_requests, in_flight=options.in_flight)
+    policy = VllmPolicy(
+        client, template, sampling, engine, requests=options.max_requests, in_flight=options.in_flight, transfer=options.transfer
+    )
     try:
         await policy.prepare()
     except BaseException:

@@ -1,13 +1,24 @@
-"""Learner weights -> policy, and the proof that they have arrived; knows the two seams, nothing of engines or ranks."""
+"""Learner weights -> policy, and the proof that they have arrived; knows the two seams, nothing of engines or ranks.
+
+Two checks, because each is blind to what the other sees. Digests, of what the learner sent and of what the engine's layers hold, are
+equal bit by bit, or a weight did not arrive. Log-probs of sampled tokens are nearly equal, or the two compute differently with them.
+"""
 
 import asyncio
+import hashlib
+import os
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from .types import Learner, Policy, Sample
+from .weights import describe_difference
+
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class PublishError(Exception):
@@ -17,10 +28,16 @@ class PublishError(Exception):
 async def publish(
     learner: Learner, policy: Policy, folder: Path, version: int, *, probes: Sequence[Sample], tolerance: float
 ) -> dict[str, float]:
-    """Export, load and compare log-probs on the masked tokens of probes; PublishError when their mean distance is above the tolerance."""
+    """Export through `folder`, load, compare digests, and log-probs on the masked tokens of probes.
+
+    PublishError when a digest differs, or when the mean distance of log-probs is above the tolerance.
+    """
     started = time.monotonic()
-    await asyncio.to_thread(learner.export, folder)
-    await policy.load(folder, version)
+    sent = await asyncio.to_thread(learner.export, folder, whole=False)
+    held = await policy.load(folder, version)
+    if difference := describe_difference(sent, held):
+        raise PublishError(f"version {version}: the engine does not hold the learner's weights: {difference} ({folder})")
+    seconds = time.monotonic() - started
     distances = await compare(learner, policy, probes)
     mean, largest = float(distances.mean()), float(distances.max())
     if not mean <= tolerance:  # NaN is not below it either
@@ -31,9 +48,31 @@ async def publish(
     return {
         "publish/delta_mean": mean,
         "publish/delta_max": largest,
-        "publish/seconds": time.monotonic() - started,
+        "publish/seconds": seconds,
+        "publish/weights": float(len(held)),
         "publish/version": float(version),
     }
+
+
+@contextmanager
+def passing_folder(run: Path, size: int) -> Iterator[Path]:
+    """Where weights of `size` bytes pass from learner to engine, gone afterwards: shared memory with twice the room, else the run.
+
+    The name is the run's, so that what a kill left there is replaced by the next publish.
+    """
+    name = hashlib.blake2b(str(run.absolute()).encode(), digest_size=8).hexdigest()
+    roomy = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 2 * size
+    folder = SHARED_MEMORY / f"greengrad-weights-{os.getuid()}-{name}" if roomy else run / "passing"
+    try:
+        yield folder
+    finally:
+        for one in (folder, folder.with_name(folder.name + ".partial")):
+            shutil.rmtree(one, ignore_errors=True)
+
+
+def measure_weights(folder: Path) -> int:
+    """Bytes of a model folder's safetensors."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 async def compare(learner: Learner, policy: Policy, probes: Sequence[Sample]) -> np.ndarray:

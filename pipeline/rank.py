@@ -8,11 +8,9 @@ of weight x token, so each loss is multiplied by the number of ranks. Learning r
 Left out so far: weights loaded shard by shard (each rank reads the model).
 """
 
-import json
 import math
 import os
 import resource
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ import numpy as np
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import OptimConfig
-from .lora import add_adapters, merge, whole_weights, without_adapters
+from .lora import add_adapters, without_adapters
 from .orders import (
     Command,
     Export,
@@ -32,6 +30,7 @@ from .orders import (
     Restore,
     Save,
     Score,
+    Send,
     StepReport,
     Train,
     TrainReport,
@@ -39,7 +38,10 @@ from .orders import (
     merge_stats,
 )
 from .packs import MicroBatch
+from .rank_export import export_adapters, export_model
 from .ranks import Seat
+from .transfer import send
+from .weights import Digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ def obey(shop: Workshop, command: Command) -> Any:
         case Score():
             return [score(shop, pack, reference=command.reference) for pack in command.packs]
         case Export():
-            return export_weights(shop, command.folder)
+            return export_weights(shop, command)
+        case Send():
+            return send_weights(shop)
         case Save():
             return save_checkpoint(shop.engine, command.folder)
         case Restore():
@@ -268,23 +272,15 @@ def local_grad_norm(shop: Workshop) -> float:
     return float(torch.stack(norms).norm())
 
 
-def export_weights(shop: Workshop, folder: Path) -> None:
-    """Rank 0 writes config and safetensors, and copies the tokenizer; under ZeRO-3 all ranks gather, one weight at a time."""
-    import deepspeed
-    import torch
+def export_weights(shop: Workshop, command: Export) -> Digests:
+    """Write what a model folder, or an adapter's, holds; the digests on rank 0, nothing on others."""
+    dtype, gather = shop.setup.export_dtype, shop.setup.learner.zero_stage == 3
+    if command.adapters and shop.setup.learner.lora:
+        return export_adapters(shop.model, shop.setup.learner.lora, command.folder, dtype, gather=gather)
+    return export_model(shop.model, shop.setup.model_folder, command.folder, dtype, gather=gather)
 
-    dtype = getattr(torch, shop.setup.export_dtype)
-    state = {}
-    for name, parts, scale in whole_weights(shop.model):
-        gathered = deepspeed.zero.GatheredParameters(list(parts), enabled=shop.setup.learner.zero_stage == 3)
-        with gathered:
-            if shop.rank == 0:
-                state[name] = merge(parts, scale).to("cpu", dtype, copy=True)
-    if shop.rank == 0:
-        shop.model.save_pretrained(folder, state_dict=state)
-        config = json.loads((folder / "config.json").read_text())
-        config["dtype"] = shop.setup.export_dtype  # save_pretrained notes the dtype of the model in memory
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for source in shop.setup.model_folder.iterdir():
-            if source.is_file() and source.suffix not in {".safetensors", ".bin", ".pt"} and not (folder / source.name).exists():
-                shutil.copy2(source, folder / source.name)
+
+def send_weights(shop: Workshop) -> Digests:
+    """The weights into the engine; the digests on rank 0."""
+    assert shop.setup.transfer is not None
+    return send(shop.model, shop.setup.transfer, shop.setup.export_dtype, shop.rank, gather=shop.setup.learner.zero_stage == 3)

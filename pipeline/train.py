@@ -30,7 +30,7 @@ from .config import Config
 from .held_out import evaluate_held_out, is_evaluated
 from .journal import Journal
 from .prefix import load_prefixes
-from .publish import publish
+from .publish import measure_weights, passing_folder, publish
 from .rollout import Rig
 from .sinks import open_sinks
 from .staleness import make_batch, measure_staleness
@@ -96,6 +96,7 @@ async def update(config: Config, journal: Journal, world: World, groups: Sequenc
     clock.lap("publish")
     if is_saved(config, groups[0].step):
         await asyncio.to_thread(save_checkpoint, journal.run, world.learner, groups[0].step)
+        await asyncio.to_thread(world.learner.export, journal.run / "weights")
         clock.lap("save")
     return metrics
 
@@ -138,15 +139,9 @@ def count_rounds(journal: Journal, tasks_per_step: int) -> int:
 
 async def publish_step(config: Config, journal: Journal, world: World, batch: Batch) -> dict[str, float]:
     """The new weights into the engine, compared on sampled tokens of the batch; PublishError stops the run."""
-    probes = batch.samples[:PROBES]
-    return await publish(
-        world.learner,
-        world.policy,
-        journal.run / "weights",
-        world.policy.version + 1,
-        probes=probes,
-        tolerance=config.policy.publish_tolerance,
-    )
+    probes, version = batch.samples[:PROBES], world.policy.version + 1
+    with passing_folder(journal.run, measure_weights(config.model.path) if config.model else 0) as folder:
+        return await publish(world.learner, world.policy, folder, version, probes=probes, tolerance=config.policy.publish_tolerance)
 
 
 async def resume(config: Config, journal: Journal, world: World) -> None:
@@ -165,9 +160,9 @@ async def resume(config: Config, journal: Journal, world: World) -> None:
             journal.record_batch(step, batch.digest, batch.fates)
         if batch.samples:
             await asyncio.to_thread(world.learner.step, batch)
-    folder = journal.run / "weights"
-    await asyncio.to_thread(world.learner.export, folder)
-    await world.policy.load(folder, _version(steps[max(steps)]))
+    with passing_folder(journal.run, measure_weights(config.model.path) if config.model else 0) as folder:
+        await asyncio.to_thread(world.learner.export, folder, whole=False)
+        await world.policy.load(folder, _version(steps[max(steps)]))
     log.info("resumed at step %d with the weights of version %d", journal.next_step, world.policy.version)
 
 

@@ -21,6 +21,8 @@ import numpy as np
 
 from tasks import Verdict
 
+from .weights import Digests
+
 
 class Stop(StrEnum):
     """Why an episode ended."""
@@ -200,8 +202,8 @@ class Policy(Protocol):
         """log p(ids[t] | ids[:t]) for t >= 1, shape (T,) float32, 0 at t = 0; at the sampling temperature."""
         ...
 
-    async def load(self, folder: Path, version: int) -> None:
-        """Take the weights of a safetensors folder, without a restart."""
+    async def load(self, folder: Path, version: int) -> Digests:
+        """Take the weights of a safetensors folder, without a restart; the digest of each as it is held afterwards."""
         ...
 
     async def close(self) -> None:
@@ -220,8 +222,11 @@ class Learner(Protocol):
         """log p of each token under the current weights, shape (T,) each, 0 at t = 0; at the sampling temperature."""
         ...
 
-    def export(self, folder: Path) -> None:
-        """Write safetensors that transformers and vLLM load."""
+    def export(self, folder: Path, *, whole: bool = True) -> Digests:
+        """Write safetensors that transformers and vLLM load; the digest of each weight that an engine must hold then.
+
+        Not `whole`: perhaps less, but all that an engine needs which started from the same model.
+        """
         ...
 
     def save(self, folder: Path) -> None:

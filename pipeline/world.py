@@ -13,12 +13,12 @@ from sandbox import Pool, diff
 from tasks import Auditor, Task, grade
 
 from .actor import choose_tasks, open_chat, open_machines, prepare_machines
-from .config import Config, RolloutConfig
+from .config import Config, PolicyConfig, RolloutConfig
 from .held_out import choose_held_out
 from .learner import DeepSpeedLearner, check_setup
-from .orders import LearnerSetup
+from .orders import LearnerSetup, Transfer
 from .peak import make_yardstick
-from .policy import start_policy
+from .policy import VllmPolicy, start_policy
 from .prompt import Chat
 from .rollout import Rig
 from .train import World
@@ -64,6 +64,7 @@ def setup_learner(config: Config, run: Path, total_steps: int = 0) -> LearnerSet
         temperature=config.rollout.temperature,
         rope_yarn=config.model.rope_yarn,
         total_steps=total_steps,
+        export_dtype=config.policy.dtype,
     )
 
 
@@ -82,6 +83,13 @@ async def prepare_tasks(config: Config, run: Path) -> tuple[list[Task], list[Tas
     return train, test
 
 
+def find_transfer(config: PolicyConfig, policy: Policy) -> Transfer | None:
+    """The way from the learner's ranks to the engine; None: through a folder."""
+    if config.transfer == "folder" or not isinstance(policy, VllmPolicy):
+        return None
+    return Transfer(config.transfer, policy.url, config.tensor_parallel)
+
+
 @asynccontextmanager
 async def open_world(config: Config, run: Path, served: Policy | None = None) -> AsyncIterator[World]:
     """Everything that a training run acts on; closed in reverse order, whatever happens. `served`: a policy that runs already and stays."""
@@ -94,6 +102,6 @@ async def open_world(config: Config, run: Path, served: Policy | None = None) ->
         policy = served or await start_policy(config, chat.template, run / "logs" / "vllm.log")
         if served is None:
             stack.push_async_callback(policy.close)
-        learner = DeepSpeedLearner(setup)
+        learner = DeepSpeedLearner(replace(setup, transfer=find_transfer(config.policy, policy)))
         stack.callback(learner.close)
         yield World(policy, learner, rig, tasks, held_out, make_yardstick(config))

@@ -13,6 +13,7 @@ from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
 from pipeline.held_out import choose_held_out, find_best
 from pipeline.journal import Journal
 from pipeline.train import World, train
+from pipeline.weights import Digests, digest
 from pipeline.world import open_world, prepare_tasks
 from sandbox import Backend
 from tasks import toy_suite
@@ -113,9 +114,14 @@ async def test_a_real_suite_is_prepared_with_its_held_out_tasks_apart(backend: B
 class DeafPolicy(SoftmaxPolicy):
     """Samples fixed texts whatever is published, so that the real learner can be run without a real engine."""
 
-    async def load(self, folder: Path, version: int) -> None:
+    async def load(self, folder: Path, version: int) -> Digests:
+        from safetensors.torch import load_file
+
         assert (folder / "model.safetensors").is_file()
         self.version = version
+        weights = load_file(folder / "model.safetensors")
+        head = {"lm_head.weight": weights["model.embed_tokens.weight"]}
+        return {name: digest(weight) for name, weight in (head | weights).items()}
 
 
 @pytest.mark.deepspeed

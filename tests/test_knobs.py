@@ -41,6 +41,7 @@ from pipeline.stages.rft import count_steps, fine_tune, rft_optim
 from pipeline.suite import choose_tasks, open_chat
 from pipeline.train import plan_steps, train
 from pipeline.types import Batch, Completion, Episode, Group, Sample, Stop, ToolCall, Turn
+from pipeline.weights import Digests
 from pipeline.world import open_rig, setup_learner
 from sandbox import FakeSandbox
 from tasks import Outcome, Verdict
@@ -59,7 +60,7 @@ def see_command_line(config: Config, folder: Path) -> list[str]:
     rope = {"rope_theta": 1e4, "max_position_embeddings": 2048}
     model = config.model.model_copy(update={"path": folder}) if config.model.rope_yarn > 1 else config.model
     (folder / "config.json").write_text(json.dumps(rope))
-    return engine_command(model, config.policy, port=1)
+    return engine_command(model, config.policy, port=1, lora=config.learner.lora)
 
 
 def see_plan(config: Config, folder: Path) -> object:
@@ -241,8 +242,9 @@ class Counting:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, whole: bool = True) -> Digests:
         folder.mkdir(parents=True)
+        return {}
 
 
 def see_fine_tuning(config: Config, folder: Path) -> object:
@@ -367,6 +369,8 @@ EFFECTS: dict[str, tuple[Probe, object, dict[str, object]]] = {
     "learner.lora.rank": (see_adapters, 3, ADAPTERS),
     "learner.lora.alpha": (see_adapters, 3.0, ADAPTERS),
     "learner.lora.targets": (see_adapters, ["q_proj"], {"learner.lora.targets": ["v_proj"]}),
+    "learner.lora.publish": (see_command_line, "adapters", ADAPTERS),
+    "policy.transfer": (see_command_line, "nccl", {}),
     "policy.dtype": (see_command_line, "float32", {}),
     "policy.max_requests": (see_command_line, 7, {}),
     "policy.tensor_parallel": (see_command_line, 2, {}),

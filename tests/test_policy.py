@@ -75,6 +75,8 @@ class Server:
                 return httpx.Response(200, json={"choices": [choice]})
             case "/reset_prefix_cache":
                 return httpx.Response(200, json={"success": True})
+            case "/collective_rpc":
+                return httpx.Response(200, json={"results": [{"a": "float32 [1] 00"} if body["method"] == "digest_weights" else None]})
             case _:
                 return httpx.Response(200)
 
@@ -127,9 +129,10 @@ async def test_a_failure_that_stays_is_a_policy_error_after_a_bounded_number_of_
 async def test_loading_pauses_empties_the_prefix_cache_names_the_version_and_resumes(in_flight, mode):
     server = Server()
     policy = connect(server, in_flight=in_flight)
-    await policy.load(Path("weights"), 4)
+    assert await policy.load(Path("weights"), 4) == {"a": "float32 [1] 00"}
     assert policy.version == 4
-    order = ["/pause", "/collective_rpc", "/reset_prefix_cache", "/update_weight_version", "/resume"]
+    rpc = "/collective_rpc"
+    order = ["/pause", rpc, rpc, "/reset_prefix_cache", "/update_weight_version", rpc, "/resume"]
     assert [path for path, _ in server.bodies] == order
     assert server.queries[0] == f"mode={mode}" and server.bodies[1][1]["args"] == [f"{os.getcwd()}/weights"]
 
@@ -192,6 +195,7 @@ async def test_a_publish_that_did_not_arrive_stops_the_run(tmp_path):
     class Deaf(SoftmaxPolicy):
         async def load(self, folder, version):
             self.version = version
+            return self.digests()
 
     chat = Chat(ByteTemplate())
     learner, policy = SoftmaxLearner(chat, ["a", "b"]), Deaf(chat, ["a", "b"])
@@ -380,7 +384,7 @@ class TestRealEngine:
     async def test_a_publish_of_which_the_server_reads_other_weights_is_refused(self, engine, smollm2, moved, probes, tmp_path):
         class Careless(VllmPolicy):
             async def load(self, folder, version):
-                await VllmPolicy.load(self, moved, version)
+                return await VllmPolicy.load(self, moved, version)
 
         policy = Careless(engine._client, engine._template, engine._sampling)
         with open_learner(smollm2, tmp_path / "logs") as learner, pytest.raises(PublishError):

@@ -15,6 +15,7 @@ from pipeline.fake import MemoryMachines, SoftmaxPolicy
 from pipeline.journal import Journal
 from pipeline.publish import PublishError
 from pipeline.train import World, train
+from pipeline.weights import Digests
 from sandbox import FakeSandbox
 from tasks import Outcome, Task, Verdict
 from tests.toy_loop import CHAT, RIGHT, SUBMIT, TEXTS, DyingLearner, make_config, make_world
@@ -122,16 +123,22 @@ async def test_tokens_of_older_weights_are_refused_at_the_door(tmp_path: Path) -
 
 
 class DeafPolicy(SoftmaxPolicy):
-    """Takes a new version's number, and keeps its old weights."""
+    """Takes a new version's number, and keeps its old weights; `honest`: and tells which it has."""
 
-    async def load(self, folder: Path, version: int) -> None:
+    honest = True
+
+    async def load(self, folder: Path, version: int) -> Digests:
         self.version = version
+        return self.digests() if self.honest else {"weights": np.load(folder / "weights.npy").tobytes().hex()}
 
 
-async def test_a_publish_that_does_not_arrive_stops_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("honest", "why"), [(True, "1 of 1 weights differ"), (False, "probe tokens")])
+async def test_a_publish_that_does_not_arrive_stops_the_run(tmp_path: Path, honest: bool, why: str) -> None:
     made = make_world()
-    world = World(DeafPolicy(CHAT, TEXTS), made.learner, made.rig, made.tasks)
-    with Journal(tmp_path) as journal, pytest.raises(PublishError, match="does not hold the learner's weights"):
+    policy = DeafPolicy(CHAT, TEXTS)
+    policy.honest = honest
+    world = World(policy, made.learner, made.rig, made.tasks)
+    with Journal(tmp_path) as journal, pytest.raises(PublishError, match=f"{why}(.|\n)*does not hold|does not hold(.|\n)*{why}"):
         config = make_config(3)
         await train(config.model_copy(update={"policy": PolicyConfig(publish_tolerance=1e-6)}), journal, world)
 
