@@ -122,6 +122,17 @@ def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type
             yield from _keys(section, f"{prefix}{name}.")
 
 
+def default_values(schema: type[BaseModel]) -> dict[str, Any]:
+    """Every dotted key that has a default, and the default as JSON has it; sections that may be absent as if they were there."""
+    found: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        if section := _section_of(field.annotation):
+            found |= {f"{name}.{key}": value for key, value in default_values(section).items()}
+        elif not field.is_required():
+            found[name] = json.loads(json.dumps(field.get_default(call_default_factory=True), default=str))
+    return found
+
+
 def _section_of(annotation: object) -> type[BaseModel] | None:
     """The model in `Model` or `Model | None`."""
     for candidate in (annotation, *get_args(annotation)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import Config, RftConfig, engine_defaults
-from .config_io import dump_config, load_config, override
+from .config_io import default_values, dump_config, load_config, override
 
 if TYPE_CHECKING:
     from .results import Results
@@ -264,6 +264,6 @@ def start_run(run: Path, config: Config) -> None:
     check_actor(config)
     run.mkdir(parents=True, exist_ok=True)
     seeds = {"train": config.train.seed, "learner": config.learner.seed, "policy": config.policy.seed}
-    for line in write_manifest(run, make_manifest(config, [config.tasks.suite], seeds)):
+    for line in write_manifest(run, make_manifest(config, [config.tasks.suite], seeds), default_values(Config)):
         log.warning("going on although %s", line)
     dump_config(config, run / "config.yaml")

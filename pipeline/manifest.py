@@ -68,10 +68,11 @@ def make_manifest(config: BaseModel, data: Sequence[Path] = (), seeds: Mapping[s
     )
 
 
-def write_manifest(run: Path, manifest: Manifest) -> list[str]:
+def write_manifest(run: Path, manifest: Manifest, defaults: Mapping[str, Any] | None = None) -> list[str]:
     """Write it once; on a resumed run compare instead. Returns what differs and does not matter enough to stop.
 
-    ValueError when the configuration differs: the record would then be of two different runs.
+    `defaults`: what a key is that did not exist when an older version wrote the manifest. ValueError when the configuration differs:
+    the record would then be of two different runs.
     """
     path = run / "manifest.json"
     if not path.exists():
@@ -80,7 +81,8 @@ def write_manifest(run: Path, manifest: Manifest) -> list[str]:
         os.replace(part, path)
         return []
     before = json.loads(path.read_text(encoding="utf-8"))
-    old, new = before["config"], json.loads(json.dumps(manifest.config))
+    new = json.loads(json.dumps(manifest.config))
+    old = {key: value for key, value in json.loads(json.dumps(defaults or {})).items() if key in new} | before["config"]
     kept = [key for key in {**old, **new} if key not in FREE]  # an older version may have recorded what is free by now
     changed = [f"{key} {old.get(key)} -> {new.get(key)}" for key in kept if old.get(key) != new.get(key)]
     if changed:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .cli import guard
 from .config import Config, ModelConfig, RftConfig
-from .config_io import dump_config, load_config
+from .config_io import default_values, dump_config, load_config
 from .journal import Journal
 from .manifest import make_manifest, write_manifest
 from .memory import watch_memory
@@ -146,7 +146,8 @@ async def make_suite(job: Job) -> None:
         suite = await build_suite(job.recipe, job.config.tasks.suite, open_machines(job.config.sandbox), tell)
     if suite.broken:
         raise ValueError(f"{job.config.tasks.suite}: {suite.broken}")
-    write_manifest(job.run, make_manifest(job.config, [job.config.tasks.suite, job.model.path], {"train": job.config.train.seed}))
+    manifest = make_manifest(job.config, [job.config.tasks.suite, job.model.path], {"train": job.config.train.seed})
+    write_manifest(job.run, manifest, default_values(Config))
 
 
 async def demonstrate(job: Job) -> None:

@@ -1,6 +1,6 @@
 """A training run to be killed: the loop with an exact learner on real machines (bubblewrap), every step slowed down a little.
 
-python -m tests.killed_loop RUN SUITE STEPS
+python -m tests.killed_loop RUN SUITE STEPS MAX_LAG
 """
 
 import asyncio
@@ -34,14 +34,14 @@ async def grade(task: Task, patch: str) -> Verdict:
     return await grade_text(task, "".join(line for line in patch.splitlines() if line.startswith("+")))
 
 
-async def main(run: Path, suite: Path, steps: int) -> None:
+async def main(run: Path, suite: Path, steps: int, max_lag: int) -> None:
     task = next(task for task in load_suite(suite).tasks if task.instance_id == "greengrad__toy-add")
     config = Config(
         tasks=TasksConfig(suite=suite),
         rollout=RolloutConfig(tasks_per_step=2, group_size=3, max_turns=4),
         credit=CreditConfig(length_threshold=10),
         optim=OptimConfig(lr=1.0),
-        train=TrainConfig(steps=steps, save_every=2),
+        train=TrainConfig(steps=steps, save_every=2, max_lag=max_lag),
     )
     with Journal(run) as journal:
         dump_config(config, run / "config.yaml")
@@ -52,4 +52,4 @@ async def main(run: Path, suite: Path, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Config
-from pipeline.config_io import load_config
-from pipeline.manifest import hash_folder, make_manifest, record_images, write_manifest
+from pipeline.config_io import default_values, load_config
+from pipeline.manifest import hash_folder, identity, make_manifest, record_images, write_manifest
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 
@@ -43,6 +43,21 @@ def test_a_key_that_was_not_free_in_an_older_version_does_not_stop_its_runs(tmp_
     before = make_manifest(config())
     write_manifest(tmp_path, replace(before, config={**before.config, "learner.ranks": 4}))
     assert write_manifest(tmp_path, before) == []
+
+
+def test_a_key_that_an_older_version_did_not_know_stops_its_runs_only_where_it_is_not_the_default(tmp_path: Path) -> None:
+    older = make_manifest(config())
+    unknown = ("rollout.trees", "train.max_lag", "learner.lora")
+    write_manifest(tmp_path, replace(older, config={key: value for key, value in older.config.items() if key not in unknown}))
+    assert write_manifest(tmp_path, older, default_values(Config)) == []
+    with pytest.raises(ValueError, match=r"another configuration \(rollout\.trees True -> False\)"):
+        write_manifest(tmp_path, make_manifest(config("--rollout.trees", "false")), default_values(Config))
+
+
+def test_every_default_is_what_a_configuration_holds_that_sets_nothing() -> None:
+    bare = load_config(None, ["--tasks.suite", "s"], Config)
+    known = default_values(Config)
+    assert {key: value for key, value in identity(bare).items() if known.get(key) != json.loads(json.dumps(value))} == {"tasks.suite": "s"}
 
 
 def test_another_version_of_a_package_is_told(tmp_path: Path) -> None:
