@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from pipeline.config import Config, CreditConfig, OptimConfig, RolloutConfig, TasksConfig, TrainConfig
+from pipeline.config import Config, CreditConfig, LossConfig, OptimConfig, RolloutConfig, TasksConfig, TrainConfig
 from pipeline.config_io import dump_config
 from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
 from pipeline.journal import Journal
@@ -40,6 +40,7 @@ async def main(run: Path, suite: Path, steps: int, max_lag: int) -> None:
         tasks=TasksConfig(suite=suite),
         rollout=RolloutConfig(tasks_per_step=2, group_size=3, max_turns=4),
         credit=CreditConfig(length_threshold=10),
+        loss=LossConfig(old_logprobs="engine"),
         optim=OptimConfig(lr=1.0),
         train=TrainConfig(steps=steps, save_every=2, max_lag=max_lag),
     )
