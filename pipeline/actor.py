@@ -12,11 +12,11 @@ from sandbox import Backend, open_backend
 from tasks import Filter, Suite, Task, choose, load_suite, prepare_suite, repository, seal_tasks
 
 from .chat_policy import start_chat_policy
-from .collect import gather
 from .config import Config, RolloutConfig, SandboxConfig, TasksConfig
 from .curriculum import leave_out, read_records
 from .evaluate import Actor
 from .expert import make_expert
+from .gather import gather
 from .manifest import record_images
 from .policy import start_policy
 from .prompt import ByteTemplate, Chat, load_chat

@@ -11,8 +11,9 @@ from typing import Literal, assert_never
 import numpy as np
 
 from .config import CreditConfig
-from .credit import Outcomes, assign_credit, has_signal, shape_rewards
+from .credit import assign_credit, has_signal, shape_rewards
 from .draw import draw_samples
+from .outcomes import Outcomes
 from .types import Batch, Episode, Group, Sample, Stop, Turn
 
 TRUNCATED = frozenset({Stop.MAX_TURNS, Stop.CONTEXT_FULL, Stop.TIME})
@@ -105,13 +106,23 @@ def read_outcomes(graded: Sequence[Episode]) -> Outcomes:
     turns = [turn for episode in graded for turn in episode.turns]
     measured = all(turn.passed is not None for turn in turns)
     hashed = all(turn.anchor for turn in turns)
+    continued = len({len(turn.futures) for turn in turns}) == 1 and bool(turns[0].futures)
     return Outcomes(
         rewards_G=np.array([episode.reward for episode in graded], dtype=np.float64),
         turns_G=np.array([len(episode.turns) for episode in graded], dtype=np.int64),
         malformed=tuple(np.array([turn.call is None for turn in episode.turns], dtype=bool) for episode in graded),
         passed=tuple(np.array([turn.passed for turn in episode.turns], dtype=np.float64) for episode in graded) if measured else None,
         anchors=tuple(tuple(turn.anchor for turn in episode.turns) for episode in graded) if hashed else None,
+        futures=tuple(_futures_of(episode, len(turns[0].futures)) for episode in graded) if continued else None,
     )
+
+
+def _futures_of(episode: Episode, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and turns of the continuations, shape (N, K)."""
+    shape = (len(episode.turns), count)
+    rewards = [future.reward for turn in episode.turns for future in turn.futures]
+    turns = [future.turns for turn in episode.turns for future in turn.futures]
+    return np.array(rewards, dtype=np.float64).reshape(shape), np.array(turns, dtype=np.int64).reshape(shape)
 
 
 def split_history(turns: Sequence[Turn]) -> list[list[int]]:

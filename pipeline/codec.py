@@ -17,7 +17,7 @@ from typing import Any
 
 from tasks import Evidence, Outcome, Verdict
 
-from .types import Completion, Episode, Stop, ToolCall, Turn
+from .types import Completion, Episode, Future, Stop, ToolCall, Turn
 
 FORMAT = 1
 
@@ -104,6 +104,7 @@ def _turn_fields(turn: Turn, before: Turn | None) -> dict[str, Any]:
         "seconds": [turn.seconds_model, turn.seconds_tool],
         **({"seen": [turn.anchor, turn.passed]} if turn.anchor or turn.passed is not None else {}),
         **({"tree": turn.tree} if turn.tree else {}),
+        **({"futures": [[future.reward, future.turns] for future in turn.futures]} if turn.futures else {}),
     }
 
 
@@ -124,7 +125,8 @@ def _turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
         )
         call = ToolCall(*row["call"]) if row["call"] else None
         (anchor, passed), (seconds_model, seconds_tool) = row.get("seen", ("", None)), row["seconds"]
-        seen = (seconds_model, seconds_tool, anchor, passed, row.get("tree", ""))
+        futures = tuple(Future(*future) for future in row.get("futures", ()))
+        seen = (seconds_model, seconds_tool, anchor, passed, row.get("tree", ""), futures)
         turns.append(Turn(prompt, completion, call, row["observation"], *seen))
         context = prompt + completion.ids
     return turns

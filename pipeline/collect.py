@@ -14,20 +14,18 @@ only then it is known which tasks are next.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import numpy as np
 
 from tasks import Task
 
 from .breaker import Breaker
+from .gather import gather
 from .prefix import Prefixes, choose_prefix
 from .rollout import Rig, Slot, run_episode
 from .types import Episode, Group, Policy
-
-T = TypeVar("T")
 
 
 def ignore(episode: Episode) -> None:
@@ -160,14 +158,3 @@ def choose_tasks(tasks: Sequence[Task], done: int, count: int, seed: int) -> lis
         turn, place = divmod(position, len(tasks))
         chosen.append(tasks[int(np.random.default_rng([seed, turn]).permutation(len(tasks))[place])])
     return chosen
-
-
-async def gather(work: Sequence[Coroutine[None, None, T]]) -> list[T]:
-    """All results in order. The first exception cancels the rest, waits until they are torn down, and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(one) for one in work]
-    except BaseExceptionGroup as failures:
-        first = failures.exceptions[0]
-        raise first from first.__cause__
-    return [one.result() for one in running]

@@ -133,6 +133,9 @@ class RolloutConfig(Section):
     """A command that runs the visible tests before each action, in the agent's machine and on its time (pipeline/probe.py); "": none."""
     prefix: PrefixConfig | None = None
     """Read by `train`; None: every episode starts at its task's beginning."""
+    continuations: int = Field(0, ge=0)
+    """Episodes that go on from each turn's state, on forks of its machine, to the end and a grade, for credit.kind vine: an episode of N
+    turns costs N times as many more. Running processes are not forked. They have as many machines of their own as sandbox.concurrency."""
     infra_retries: int = Field(2, ge=0)
     infra_stop: int = Field(8, ge=1)
     """Episodes in a row without a verdict (INFRA, after all retries) that stop the run."""
@@ -221,6 +224,8 @@ class Config(Section):
             raise ValueError(f"train.eval_split: {self.train.eval_split} is what tasks.split trains on; choose another")
         if self.credit.kind == "gigpo" and not self.rollout.anchors:
             raise ValueError("credit.kind gigpo needs the working tree's hash: set rollout.anchors: true")
+        if self.credit.kind == "vine" and not self.rollout.continuations:
+            raise ValueError("credit.kind vine needs the value of each turn's state: set rollout.continuations")
         if (self.credit.kind == "potential" or self.credit.turn_reward == "tests") and not self.rollout.visible_tests:
             what = "kind potential" if self.credit.kind == "potential" else "turn_reward tests"
             raise ValueError(f"credit.{what} needs a run of the visible tests: set rollout.visible_tests to a command")

@@ -41,6 +41,7 @@ class CreditConfig(Section):
         "gigpo",
         "mt_grpo",
         "potential",
+        "vine",
     ] = "episode"
     length_threshold: int = Field(10, ge=1)
     """L_thr: turns from which the length penalty falls from 0 to -1 at rollout.max_turns; >= max_turns switches it off."""

@@ -5,42 +5,20 @@ Only graded episodes come in: an INFRA episode has no reward and never enters a 
 
 What each scheme promises is in its docstring and proved in tests/test_credit_proofs.py; "cos" and "ratio" are of its expectation with
 the exact gradient of E[R], both of the MDP in pipeline/proofs.py at G = 2 (scripts/bench/credit_bias.py prints all of them).
-Left out: VinePPO (it needs re-rollouts of a prefix). Dr.GRPO is episode_no_std with loss.aggregation constant.
+Dr.GRPO is episode_no_std with loss.aggregation constant.
 Shapes: G graded episodes of the group, N_i turns of episode i, N the most turns. Ragged: G arrays of shape (N_i,).
 """
 
-from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
 
 from .config import CreditConfig
-
-Floats = npt.NDArray[np.float64]
-Ragged = tuple[Floats, ...]
+from .outcomes import Floats, Outcomes, Ragged, require_futures, require_passed
 
 STD_DELTA = 1e-6
 """Added to the std; small against the std of any mixed group of 0/1 rewards (>= 0.1 up to G = 100)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """What credit reads of one group.
-
-    Example: rewards_G [1, 0, 0], turns_G [3, 8, 5]: the first of three episodes resolved its task, in 3 turns.
-    """
-
-    rewards_G: Floats
-    """float64: the graded reward R, 0 or 1"""
-    turns_G: npt.NDArray[np.int64]
-    """int64: number of turns"""
-    malformed: tuple[npt.NDArray[np.bool_], ...] | None = None
-    """Per episode, shape (N_i,): the turn was malformed. None: not known."""
-    passed: Ragged | None = None
-    """Per episode, shape (N_i,): Phi_t, the share of visible tests that passed before turn t's action. None: not recorded."""
-    anchors: tuple[tuple[str, ...], ...] | None = None
-    """Per episode and turn: the hash of the working tree before the action. None: not recorded."""
 
 
 def length_penalty(turns_G: npt.NDArray[np.int64], threshold: int, max_turns: int) -> Floats:
@@ -74,7 +52,8 @@ def has_signal(outcomes: Outcomes, config: CreditConfig, max_turns: int) -> bool
 
     On "outcome" an all-failed group is dropped even where its lengths differ; this fits the paper's 2-8 optimiser steps per iteration.
     Trap: turn-level schemes learn from an all-failed group as well, and with "outcome" they do not get it: potential is biased then
-    (cos .99, ratio 1.16 at G = 2). On "shaped" a group is kept where a turn earned something, and always for potential.
+    (cos .99, ratio 1.16 at G = 2), and vine gets half (.998, .47). On "shaped" a group is kept where a turn earned something, and always
+    for those two.
     """
     match config.filter_on:
         case "outcome":
@@ -87,7 +66,7 @@ def has_signal(outcomes: Outcomes, config: CreditConfig, max_turns: int) -> bool
 
 
 def _turns_differ(outcomes: Outcomes, config: CreditConfig) -> bool:
-    return config.kind == "potential" or any(bool(np.any(earned_N != 0)) for earned_N in earned_by_turn(outcomes, config))
+    return config.kind in ("potential", "vine") or any(bool(np.any(earned_N != 0)) for earned_N in earned_by_turn(outcomes, config))
 
 
 def earned_by_turn(outcomes: Outcomes, config: CreditConfig) -> Ragged:
@@ -105,13 +84,6 @@ def earned_by_turn(outcomes: Outcomes, config: CreditConfig) -> Ragged:
         for earned_N, malformed_N in zip(earned, outcomes.malformed, strict=True):
             earned_N -= config.format_penalty * malformed_N
     return tuple(earned)
-
-
-def require_passed(outcomes: Outcomes) -> Ragged:
-    """Phi per turn; ValueError where it was not recorded."""
-    if outcomes.passed is None:
-        raise ValueError("an episode without the share of visible tests per turn: it was recorded without rollout.visible_tests")
-    return outcomes.passed
 
 
 def pay_last(earned: Ragged, shaped_G: Floats) -> Ragged:
@@ -237,6 +209,24 @@ def potential(passed: Ragged, shaped_G: Floats, gamma: float) -> Ragged:
     return return_to_go(pay_last(shaped, shaped_G), gamma)
 
 
+def vine(values: Ragged, shaped_G: Floats) -> Ragged:
+    """A_t = V(s_t+1) - V(s_t), V the mean R_final of episodes that go on from there, V(terminal) = R_final (VinePPO, arXiv:2410.01679).
+
+    No other episode is read; nothing is normalised: neither zero-sum nor zeros for equal rewards or a group of one. Unbiased for E[R] at
+    any number of continuations, because those from s_t do not depend on turn t's action and those from s_t+1 estimate what it is worth.
+    """
+    return tuple(np.diff(np.append(value_N, shaped)) for value_N, shaped in zip(values, shaped_G, strict=True))
+
+
+def state_values(outcomes: Outcomes, config: CreditConfig, max_turns: int) -> Ragged:
+    """V of each turn's state, shape (N_i,): the mean R_final of its continuations, each with the length penalty of its own turns."""
+    found = []
+    for rewards_NK, turns_NK in require_futures(outcomes):
+        flat = Outcomes(rewards_NK.ravel(), turns_NK.ravel())
+        found.append(shape_rewards(flat, config, max_turns).reshape(rewards_NK.shape).mean(axis=1))
+    return tuple(found)
+
+
 def discount(rewards_N: Floats, gamma: float) -> Floats:
     """G_t = r_t + gamma G_t+1, shape (N,)."""
     to_go_N = rewards_N.astype(np.float64)
@@ -287,6 +277,8 @@ def assign_credit(outcomes: Outcomes, config: CreditConfig, max_turns: int) -> R
             return mt_grpo(earned, shaped_G, config.outcome_weight)
         case "potential":
             return potential(require_passed(outcomes), shaped_G, config.gamma)
+        case "vine":
+            return vine(state_values(outcomes, config, max_turns), shaped_G)
         case _:
             assert_never(config.kind)
 

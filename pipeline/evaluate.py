@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from tasks import Outcome, Task
 
 from .breaker import Breaker
-from .collect import gather
+from .gather import gather
 from .journal import Journal
 from .progress import progress
 from .results import Results, save_results, summarise

@@ -6,6 +6,7 @@ the same seeds each time: what differs is the weights. RUN/best is the export of
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tasks import Task
@@ -37,8 +38,9 @@ async def evaluate_held_out(config: Config, journal: Journal, world: "World", st
     if not world.held_out:
         raise ValueError("train.eval_every: there are no held-out tasks; open_world makes them from train.eval_split")
     actor = Actor(f"step {step}", lambda task: world.policy, config.train.seed)
+    rig = replace(world.rig, rollout=world.rig.rollout.model_copy(update={"continuations": 0}))
     with Journal(journal.run / f"eval-{step:05d}") as record:
-        results = await evaluate(actor, world.held_out, world.rig, record, f"held-out tasks after step {step + 1}")
+        results = await evaluate(actor, world.held_out, rig, record, f"held-out tasks after step {step + 1}")
     best_step, best = find_best(journal.steps()) or (step, -1.0)
     if results.rate > best:
         best_step = step

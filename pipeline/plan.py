@@ -229,10 +229,15 @@ def _work(config: Config) -> dict[str, str]:
     return {
         **fill,
         "a step": f"{config.rollout.tasks_per_step} tasks x {config.rollout.group_size} episodes = {episodes:,} episodes of <= "
-        f"{config.rollout.max_turns} turns, {2 * episodes:,} sandboxes (one to act in, one to grade in)",
+        f"{config.rollout.max_turns} turns, {2 * episodes:,} sandboxes (one to act in, one to grade in){_continuations(config)}",
         "an update": f"<= {minibatches} optimiser steps of {config.optim.batch_episodes} samples",
         "steps": str(config.train.steps),
     }
+
+
+def _continuations(config: Config) -> str:
+    count = config.rollout.continuations
+    return f", and {count} episodes on forks from each turn" if count else ""
 
 
 def _notes(config: Config) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from typing import Literal
 import numpy as np
 
 from .config import CreditConfig
-from .credit import Floats, Outcomes, Ragged, assign_credit, discount, earned_by_turn, pay_last
+from .credit import assign_credit, discount, earned_by_turn, pay_last
+from .outcomes import Floats, Outcomes, Ragged
 
 BROKEN, PATCHED, UNDERSTOOD = range(3)
 PHI = (0.25, 0.75, 0.0)
@@ -70,6 +71,7 @@ CLAIMS = (
     Claim("gigpo, tests", CreditConfig(kind="gigpo", turn_reward="tests")),
     Claim("mt_grpo, tests", CreditConfig(kind="mt_grpo", turn_reward="tests")),
     Claim("potential", CreditConfig(kind="potential"), "R"),
+    Claim("vine", CreditConfig(kind="vine"), "R"),
     Claim("potential, gamma .9", CreditConfig(kind="potential", gamma=0.9)),
 )
 
@@ -140,15 +142,31 @@ def success(logits: Floats) -> float:
     return sum(path_probability(path, pi) * path.reward for path in PATHS)
 
 
-def outcomes_of(group: tuple[Path, ...]) -> Outcomes:
-    """What credit reads of a group; the anchor is the state, as the tree's hash is."""
+def outcomes_of(group: tuple[Path, ...], pi: Floats) -> Outcomes:
+    """What credit reads of a group; the anchor is the state, as the tree's hash is. Continuations: one, of the exact value."""
     return Outcomes(
         rewards_G=np.array([path.reward for path in group]),
         turns_G=np.array([len(path.states) for path in group], dtype=np.int64),
         malformed=tuple(np.zeros(len(path.states), dtype=bool) for path in group),
         passed=tuple(np.array([PHI[state] for state in path.states]) for path in group),
         anchors=tuple(tuple(str(state) for state in path.states) for path in group),
+        futures=tuple(
+            (np.array([[value_at(path, turn, pi)] for turn in range(len(path.states))]), np.ones((len(path.states), 1), np.int64))
+            for path in group
+        ),
     )
+
+
+def value_at(path: Path, turn: int, pi: Floats) -> float:
+    """V of the state before turn `turn`: E[R] of the episodes that begin as this one does."""
+    weighed = [(path_probability(one, pi), one.reward) for one in endings(path, turn)]
+    return sum(weight * reward for weight, reward in weighed) / sum(weight for weight, _ in weighed)
+
+
+def endings(path: Path, turn: int) -> list[Path]:
+    """The episodes that can go on from the state before turn `turn`."""
+    begun = path.states[: turn + 1], path.actions[:turn]
+    return [one for one in PATHS if (one.states[: turn + 1], one.actions[:turn]) == begun]
 
 
 def expected_estimate(scheme: Scheme, size: int, logits: Floats = LOGITS, *, token_mean: bool = False) -> Floats:
@@ -162,7 +180,7 @@ def expected_estimate(scheme: Scheme, size: int, logits: Floats = LOGITS, *, tok
     mean_turns = sum(chance * len(path.states) for chance, path in zip(chances_E, PATHS, strict=True))
     total = np.zeros(logits.size)
     for group in itertools.product(range(len(PATHS)), repeat=size):
-        credit = scheme(outcomes_of(tuple(PATHS[index] for index in group)))
+        credit = scheme(outcomes_of(tuple(PATHS[index] for index in group), pi))
         gradient = np.sum([advantages_N @ scores_E[index] for index, advantages_N in zip(group, credit, strict=True)], axis=0)
         turns = sum(len(PATHS[index].states) for index in group) / mean_turns
         total += float(np.prod([chances_E[index] for index in group])) * gradient / (turns if token_mean else size)

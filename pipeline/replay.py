@@ -17,9 +17,9 @@ from sandbox import ResourceExhausted, SandboxError
 from tasks import Outcome, Task, Verdict, load_suite
 
 from .actor import open_actor, open_chat, prepare_machines, token_limits
-from .collect import gather
 from .config import Config
 from .evaluate import AGAIN, count_attempts
+from .gather import gather
 from .journal import Journal
 from .manifest import find_changes
 from .prefix import cut_before, retell

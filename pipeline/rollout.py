@@ -6,73 +6,35 @@ to its own machine is graded.
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from sandbox import Image, ResourceExhausted, Sandbox, SandboxError, SealError
+from sandbox import ResourceExhausted, Sandbox, SandboxError, SealError
 from tasks import Outcome, Task, Verdict
 
 from .action import FormatError
-from .config import RolloutConfig
-from .diary import Diary, NoDiary, recorded_turns
+from .diary import NoDiary, recorded_turns
+from .gather import gather
 from .opening import Opening
 from .probe import hash_tree, look
 from .prompt import Chat
 from .redo import USED_UP, redo
+from .rig import Machines as Machines
+from .rig import Rig as Rig
+from .rig import Seat as Seat
+from .rig import Slot as Slot
+from .rig import derive_seed as derive_seed
 from .tools import Shown, run_tool
-from .types import Completion, ContextFull, Episode, Policy, PolicyError, Stop, Turn
+from .types import Completion, ContextFull, Episode, Future, Policy, PolicyError, Stop, Turn
 
 T = TypeVar("T")
 CHANGING = frozenset({"bash", "edit"})
 """Tools after which the tree is hashed."""
-
-
-class Machines(Protocol):
-    """Where an episode's machine comes from (sandbox.Pool)."""
-
-    def lease(self, image: Image, *, begun: Callable[[], None] | None = None) -> AbstractAsyncContextManager[Sandbox]:
-        """A fresh machine, torn down at the end of the block whatever happens. begun: called when there is room, before it is ready."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Rig:
-    """What every episode of a run is made with."""
-
-    chat: Chat
-    machines: Machines
-    diff: Callable[[Sandbox, Image], Awaitable[str]]
-    """What the agent changed, taken inside its sandbox."""
-    grade: Callable[[Task, str], Awaitable[Verdict]]
-    """A patch -> a fresh sandbox -> a verdict."""
-    rollout: RolloutConfig
-    context: int
-    """Tokens of one episode, prompt and observations included."""
-    command_seconds: float
-    episode_seconds: float
-    """From the moment that its machine is there to the last turn; the machine must live longer, so that its diff can still be taken."""
-    retry_seconds: float = 1.0
-    """Wait before an attempt that follows a failure of the infrastructure; doubled each time."""
-    diary: Diary = field(default_factory=NoDiary)
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Which episode: its ids, and the seed that all its sampling seeds derive from."""
-
-    episode_id: str
-    group_id: str
-    seed: int = 0
-    step: int = 0
-    prefix: tuple[Turn, ...] = ()
-    """Recorded turns from which it starts: carried out again, seen by the policy, no part of what it is credited for."""
 
 
 @dataclass(slots=True)
@@ -170,31 +132,46 @@ def _spent(turns: Sequence[Turn]) -> float:
     return sum(turn.seconds_model + turn.seconds_tool for turn in turns)
 
 
+async def look_ahead(policy: Policy, task: Task, seat: Seat) -> tuple[Future, ...]:
+    """How rollout.continuations episodes end that go on from here on forks; SandboxError or PolicyError where one comes to no grade."""
+    count = seat.rig.rollout.continuations
+    return tuple(await gather([_go_on(policy, task, seat, number) for number in range(count)]))
+
+
+async def _go_on(policy: Policy, task: Task, seat: Seat, number: int) -> Future:
+    """One of them: seeds of its own, what is left of the episode's time, no probes, no diary and no continuations."""
+    plain = seat.rig.rollout.model_copy(update={"continuations": 0, "anchors": False, "trees": False, "visible_tests": ""})
+    rig = replace(seat.rig, rollout=plain, episode_seconds=max(seat.deadline - time.monotonic(), 1.0), diary=NoDiary())
+    slot = replace(seat.slot, episode_id=f"{seat.slot.episode_id}/{len(seat.turns)}.{number}", prefix=tuple(seat.played))
+    record = _Record()
+    stop = await _retry(rig, record, partial(_play_fork, policy, task, replace(seat, rig=rig, slot=slot), record))
+    verdict = await _retry(rig, record, partial(_judge, task, rig, stop, record.patch))
+    if verdict.reward is None:
+        raise SandboxError(f"{slot.episode_id}: no grade")
+    return Future(verdict.reward, len(slot.prefix) + len(record.turns))
+
+
+async def _play_fork(policy: Policy, task: Task, origin: Seat, record: _Record) -> Stop:
+    """Play on a fork of the origin's machine and take its diff."""
+    rig, record.turns, record.patch = origin.rig, [], ""
+    if rig.forks is None:
+        raise ValueError("rollout.continuations needs machines for forks")
+    async with rig.forks.lease(task.image, like=origin.sandbox) as sandbox:
+        try:
+            stop = await play(policy, task, Seat(sandbox, rig, origin.slot, record.turns, time.monotonic() + rig.episode_seconds))
+            record.patch = await rig.diff(sandbox, task.image)
+            return stop
+        except ResourceExhausted:
+            record.patch = await _salvage(sandbox, task, rig)
+            return Stop.RESOURCE
+
+
 async def _salvage(sandbox: Sandbox, task: Task, rig: Rig) -> str:
     """The diff of a machine that its agent has used up, where it can still be read. That it cannot is the agent's doing."""
     try:
         return await rig.diff(sandbox, task.image)
     except (ResourceExhausted, SandboxError):
         return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """Where one attempt plays: its machine, and the record it writes its turns to."""
-
-    sandbox: Sandbox
-    rig: Rig
-    slot: Slot
-    turns: list[Turn]
-    deadline: float
-    """By the monotonic clock."""
-    opening: Opening | None = None
-    """Where the first answer was begun before the machine was there."""
-
-    @property
-    def played(self) -> list[Turn]:
-        """All turns so far, those of the prefix included: what the limits count."""
-        return [*self.slot.prefix, *self.turns]
 
 
 async def play(policy: Policy, task: Task, seat: Seat) -> Stop:
@@ -208,7 +185,10 @@ async def play(policy: Policy, task: Task, seat: Seat) -> Stop:
             return Stop.TIME
         except ContextFull:
             return Stop.CONTEXT_FULL
-        await _take_turn(tuple(prompt), completion, seconds, seat)
+        started = time.monotonic()
+        futures = await look_ahead(policy, task, seat)
+        seat = replace(seat, deadline=seat.deadline + time.monotonic() - started)  # the episode's own clock stands still meanwhile
+        await _take_turn(Turn(tuple(prompt), completion, None, "", seconds, futures=futures), seat)
         prompt = _next_prompt(task, seat)
     return stop
 
@@ -249,11 +229,11 @@ async def _sample(policy: Policy, rig: Rig, slot: Slot, turn: int, prompt: list[
     return completion, time.monotonic() - started
 
 
-async def _take_turn(prompt: tuple[int, ...], completion: Completion, seconds_model: float, seat: Seat) -> None:
-    """Carry out the action of a completion and record the turn, that which ends the machine as well: then ResourceExhausted."""
+async def _take_turn(turn: Turn, seat: Seat) -> None:
+    """Carry out the action of a turn's completion and record it, that which ends the machine as well: then ResourceExhausted."""
     seen = await look(seat.sandbox, seat.rig.rollout, _limit_command(seat), first=not seat.played)
     failure: ResourceExhausted | None = None
-    turn = _read_action(prompt, completion, seconds_model, seat.rig.chat)
+    turn = _read_action(turn, seat.rig.chat)
     try:
         turn = await _act(turn, seat)
         if seat.rig.rollout.trees and turn.call is not None and turn.call.name in CHANGING:
@@ -267,13 +247,13 @@ async def _take_turn(prompt: tuple[int, ...], completion: Completion, seconds_mo
         raise failure
 
 
-def _read_action(prompt: tuple[int, ...], completion: Completion, seconds_model: float, chat: Chat) -> Turn:
+def _read_action(turn: Turn, chat: Chat) -> Turn:
     """The turn as far as it is known before anything is done: its call, or what is wrong with it."""
-    call = chat.parse(completion.text)
+    call = chat.parse(turn.completion.text)
     if isinstance(call, FormatError):
-        cut = "" if completion.stopped else " (The answer was cut at the token limit; be shorter.)"
-        return Turn(prompt, completion, None, f"Format error: {call.message}{cut}", seconds_model)
-    return Turn(prompt, completion, call, "", seconds_model)
+        cut = "" if turn.completion.stopped else " (The answer was cut at the token limit; be shorter.)"
+        return replace(turn, observation=f"Format error: {call.message}{cut}")
+    return replace(turn, call=call)
 
 
 async def _act(turn: Turn, seat: Seat) -> Turn:
@@ -288,9 +268,3 @@ async def _act(turn: Turn, seat: Seat) -> Turn:
 def _limit_command(seat: Seat) -> float:
     """Seconds that the next command may take."""
     return min(seat.rig.command_seconds, max(seat.deadline - time.monotonic(), 1.0))
-
-
-def derive_seed(slot: Slot, turn: int) -> int:
-    """The sampling seed of one turn: the same in every attempt and after every resume, another one for every sibling."""
-    digest = hashlib.blake2b(f"{slot.seed}/{slot.episode_id}/{turn}".encode(), digest_size=4)
-    return int.from_bytes(digest.digest(), "big") >> 1

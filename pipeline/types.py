@@ -80,6 +80,15 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Future:
+    """How an episode ended that went on from a turn's state: on a fork of its machine, with the same policy and other seeds."""
+
+    reward: float
+    turns: int
+    """Of the whole episode, those before the fork included."""
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """prompt ids -> completion -> call or format error -> observation."""
 
@@ -97,6 +106,8 @@ class Turn:
     """Share of the visible tests that passed before the action; None = not run."""
     tree: str = ""
     """Hash of the working tree after the action; "" = not looked at (rollout.trees), or nothing that could change it."""
+    futures: tuple[Future, ...] = ()
+    """rollout.continuations of them, from the state before the action; () = none were played."""
 
 
 @dataclass(frozen=True, slots=True)

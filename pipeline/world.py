@@ -33,10 +33,14 @@ async def open_rig(config: Config, rollout: RolloutConfig, chat: Chat, context: 
     """Machines and graders: what an episode is made with, whoever acts."""
     sandbox = config.sandbox
     limits = replace(sandbox.limits, episode_seconds=sandbox.episode_seconds + SPARE_SECONDS)
+    waiting = sandbox.episode_seconds * rollout.max_turns * rollout.continuations  # for what goes on from its turns, if one by one
     backend = open_machines(sandbox)
-    acting = Pool(backend, limits, sandbox.concurrency, ahead=1, reuse=sandbox.reuse)
+    acting = Pool(
+        backend, replace(limits, episode_seconds=limits.episode_seconds + waiting), sandbox.concurrency, ahead=1, reuse=sandbox.reuse
+    )
+    forking = Pool(backend, limits, sandbox.concurrency, reuse=sandbox.reuse)
     grading = Pool(backend, limits, sandbox.concurrency, ahead=1)
-    async with acting as machines, grading as graders:
+    async with acting as machines, forking as forks, grading as graders:
         yield Rig(
             chat=chat,
             machines=machines,
@@ -46,6 +50,7 @@ async def open_rig(config: Config, rollout: RolloutConfig, chat: Chat, context: 
             context=context,
             command_seconds=sandbox.command_seconds,
             episode_seconds=sandbox.episode_seconds,
+            forks=forks,
         )
 
 

@@ -6,7 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.config import CreditConfig
-from pipeline.credit import Outcomes, assign_credit, episode, episode_no_std, has_signal, leave_one_out, length_penalty, shape_rewards
+from pipeline.credit import assign_credit, episode, episode_no_std, has_signal, leave_one_out, length_penalty, shape_rewards
+from pipeline.outcomes import Outcomes
 
 SCHEMES = [episode, episode_no_std, leave_one_out]
 rewards = st.lists(st.floats(-2, 2).map(lambda x: round(x, 3)), min_size=2, max_size=12).map(np.array)

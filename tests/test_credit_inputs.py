@@ -26,6 +26,7 @@ def load(tmp_path, *overrides):
         ("--credit.kind gigpo", "set rollout.anchors: true"),
         ("--credit.kind potential", "set rollout.visible_tests to a command"),
         ("--credit.kind return_to_go --credit.turn_reward tests", "credit.turn_reward tests needs a run of the visible tests"),
+        ("--credit.kind vine", "set rollout.continuations"),
         ("--credit.kind next_turn", "needs a reward per turn"),
         ("--credit.kind mt_grpo", "needs a reward per turn"),
         ("--credit.gamma 0.9", "credit.gamma = 0.9 is not read by credit.kind episode"),

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from pipeline.batch import build_batch
 from pipeline.config import CreditConfig
-from pipeline.credit import Outcomes, assign_credit, discount, has_signal, potential, turn_normalised
+from pipeline.credit import assign_credit, discount, has_signal, potential, turn_normalised
 from pipeline.draw import draw_counts, draw_factors
+from pipeline.outcomes import Outcomes
 from pipeline.proofs import (
     CLAIMS,
     LOGITS,
@@ -26,6 +27,7 @@ from pipeline.proofs import (
     ascend,
     centred_by_index,
     compare,
+    endings,
     exact_gradient,
     expected_estimate,
     hidden_cost,
@@ -37,7 +39,7 @@ from pipeline.proofs import (
     sum_rewards,
     walk,
 )
-from pipeline.types import Completion, Episode, Group, Stop, ToolCall, Turn
+from pipeline.types import Completion, Episode, Future, Group, Stop, ToolCall, Turn
 from tasks import Outcome, Verdict
 
 ROOT = math.sqrt(2)
@@ -49,12 +51,14 @@ def credit(group, kind, **keys):
 
 
 def make_group(rewards, passed, anchors=None, malformed=None):
+    """Continuations: one from each turn, worth the share of tests that passes there."""
     return Outcomes(
         np.array(rewards, dtype=np.float64),
         np.array([len(phi) for phi in passed], dtype=np.int64),
         tuple(np.zeros(len(phi), bool) for phi in passed) if malformed is None else tuple(np.array(row, bool) for row in malformed),
         tuple(np.array(phi, dtype=np.float64) for phi in passed),
         anchors or tuple(tuple(f"{phi:.1f}" for phi in row) for row in passed),
+        tuple((np.array(phi, dtype=np.float64)[:, None], np.ones((len(phi), 1), np.int64)) for phi in passed),
     )
 
 
@@ -76,6 +80,8 @@ BY_HAND = {
     "mt_grpo": (dict(turn_reward="tests", outcome_weight=2.0), [2 * ROOT - 1, 2 * ROOT, 2 * ROOT, 1 - ROOT, -ROOT, -ROOT]),
     # R - Phi: 1/2, 3/4, 1/4 | -1/2, -1 | -1/2
     "potential": (dict(), [1, 1.5, 1, -0.5, -1.125, -0.5]),
+    # values 1/2, 1/4, 3/4, then R = 1 | 1/2, 1, then 0 | 1/2, then 0
+    "vine": (dict(), [-0.25, 0.5, 0.25, 0.5, -1, -0.5]),
 }
 
 
@@ -106,6 +112,7 @@ KEYS = {
     "gigpo": dict(turn_reward="tests"),
     "mt_grpo": dict(turn_reward="tests"),
     "potential": {},
+    "vine": {},
 }
 EPISODE_LEVEL = ["episode", "episode_no_std", "leave_one_out", "ms_grpo"]
 """One advantage for all turns, zero-sum over episodes, and how long an episode is changes nothing."""
@@ -123,7 +130,8 @@ groups = st.lists(some_episode, min_size=2, max_size=6).map(lambda rows: make_gr
 
 def permute(group, order):
     pick = lambda rows: tuple(rows[index] for index in order)  # noqa: E731
-    return Outcomes(group.rewards_G[order], group.turns_G[order], pick(group.malformed), pick(group.passed), pick(group.anchors))
+    ragged = (pick(rows) for rows in (group.malformed, group.passed, group.anchors, group.futures))
+    return Outcomes(group.rewards_G[order], group.turns_G[order], *ragged)
 
 
 def test_every_kind_has_its_promises_listed_here():
@@ -215,7 +223,9 @@ def attempt(name, outcome, shares_N, group="g", stop=Stop.SUBMITTED):
     turns, prompt = [], (5,)
     for number, phi in enumerate(shares_N):
         ids = (6 + number,) * (number + 1)
-        turns.append(Turn(prompt, Completion(ids, (-0.5,) * len(ids), "", 0, True), ToolCall("bash", {}), "", anchor=f"{phi}", passed=phi))
+        done = Completion(ids, (-0.5,) * len(ids), "", 0, True)
+        futures = (Future(phi, 1), Future(1.0, 2))
+        turns.append(Turn(prompt, done, ToolCall("bash", {}), "", anchor=f"{phi}", passed=phi, futures=futures))
         prompt = (*prompt, *ids, 9)
     return Episode(name, group, "t", tuple(turns), stop, "", None if outcome is None else Verdict("t", outcome))
 
@@ -258,7 +268,8 @@ def test_one_sample_a_turn_changes_neither_a_token_s_advantage_nor_its_context(k
 
 
 @pytest.mark.parametrize(
-    ("kind", "missing"), [("gigpo", "rollout.anchors"), ("potential", "visible_tests"), ("next_turn", "visible_tests")]
+    ("kind", "missing"),
+    [("gigpo", "rollout.anchors"), ("potential", "visible_tests"), ("next_turn", "visible_tests"), ("vine", "rollout.continuations")],
 )
 def test_inputs_that_were_not_recorded_are_an_error_never_zeros(kind, missing):
     group = two_groups(False)[0]
@@ -268,7 +279,8 @@ def test_inputs_that_were_not_recorded_are_an_error_never_zeros(kind, missing):
 
 
 def forget(turn, kind):
-    return replace(turn, anchor="") if kind == "gigpo" else replace(turn, passed=None)
+    missing = {"gigpo": {"anchor": ""}, "vine": {"futures": turn.futures[:1]}}
+    return replace(turn, **missing.get(kind, {"passed": None}))
 
 
 # --- bias on a finite MDP -----------------------------------------------------------------------------------------
@@ -289,6 +301,25 @@ def test_the_exact_gradient_is_that_of_finite_differences():
 def test_what_claims_to_be_unbiased_is(claim, size):
     truth = exact_gradient((lambda path: path.reward) if claim.unbiased_for == "R" else sum_rewards)
     np.testing.assert_allclose(expected_estimate(claim, size), truth, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: "".join(map(str, path.actions)))
+def test_one_continuation_is_as_good_as_the_exact_value_on_average(path):
+    """All ways in which one continuation from each state can end, by their chances; the estimate is linear in them."""
+    pi, mean = probabilities(LOGITS), 0.0
+    choices = [endings(path, turn) for turn in range(len(path.states))]
+    for drawn in itertools.product(*choices):
+        chances = [path_probability(one, pi) / sum(path_probability(o, pi) for o in some) for one, some in zip(drawn, choices, strict=True)]
+        futures = (np.array([[one.reward] for one in drawn]), np.ones((len(drawn), 1), np.int64))
+        group = replace(outcomes_of((path,), pi), futures=(futures,))
+        mean = mean + np.prod(chances) * credit(group, "vine")[0]
+    np.testing.assert_allclose(mean, credit(outcomes_of((path,), pi), "vine")[0], atol=1e-12)
+
+
+def test_the_value_of_a_state_counts_the_length_of_what_goes_on_from_it():
+    group = replace(make_group([1.0], [[0.0, 0.0]]), futures=((np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[4, 3], [3, 2]])),))
+    found = assign_credit(group, CreditConfig(kind="vine", length_threshold=2, length_penalty_on="resolved"), 4)
+    np.testing.assert_allclose(found[0], [(0.5 + 1) / 2 - 0, 1 - 0.75])  # V: (1 - 1 + 0) / 2, (1 - 1/2 + 1) / 2; R_final 1
 
 
 BIASED = {
@@ -347,8 +378,10 @@ def test_a_baseline_by_turn_index_has_the_bias_of_its_closed_form(size):
     assert -bias @ turns / (turns @ turns) == pytest.approx({2: 0.0943, 3: 0.1530, 4: 0.1896}[size], abs=1e-4)  # per extra turn
 
 
-@pytest.mark.parametrize(("name", "exact"), [("leave_one_out", True), ("return_to_go", True), ("potential", False)])
-def test_dropping_constant_groups_biases_the_potential_alone_and_filter_on_shaped_keeps_them(name, exact):
+@pytest.mark.parametrize(
+    ("name", "exact"), [("leave_one_out", (1, 1)), ("return_to_go", (1, 1)), ("potential", (0.990, 1.164)), ("vine", (0.998, 0.473))]
+)
+def test_dropping_constant_groups_biases_what_learns_from_them_and_filter_on_shaped_keeps_them(name, exact):
     claim, truth = next(claim for claim in CLAIMS if claim.name == name), exact_gradient(lambda path: path.reward)
 
     def filtered(filter_on):
@@ -357,7 +390,7 @@ def test_dropping_constant_groups_biases_the_potential_alone_and_filter_on_shape
 
     assert compare(expected_estimate(filtered("shaped"), 2), truth) == pytest.approx((1, 1))
     found = compare(expected_estimate(filtered("outcome"), 2), truth)
-    assert found == pytest.approx((1, 1) if exact else (0.990, 1.164), abs=6e-4)
+    assert found == pytest.approx(exact, abs=6e-4)
 
 
 def test_where_every_turn_earns_the_same_per_turn_normalisation_sees_nothing_at_all():
@@ -375,7 +408,7 @@ def assign_turns(group, earned):
 def test_the_mdp_is_deceptive():
     assert PHI[1] > PHI[0] > PHI[2]
     assert {path.states[-1] for path in PATHS if path.reward} == {2}
-    assert outcomes_of((Path((0, 2), (1, 1), 1.0),)).turns_G.tolist() == [2]
+    assert outcomes_of((Path((0, 2), (1, 1), 1.0),), probabilities(LOGITS)).turns_G.tolist() == [2]
 
 
 @pytest.mark.parametrize(

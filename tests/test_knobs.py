@@ -174,11 +174,11 @@ async def _roll(config: Config, make: Callable[[Any, Any], Any]) -> object:
     chat = open_chat(config.model_copy(update={"model": None}))
     said = {"sha256sum": b"abc  -", "pytest": b"1 passed, 1 failed in 1s", "echo": b"x" * 3000}
     machines = MemoryMachines(lambda: FakeSandbox(said, {"/testbed/calc.py": b"def add(a, b):\n    return a - b\n"}))
-    rig = Rig(chat, machines, read_patch, grade_text, config.rollout, 100_000, 5, 60, retry_seconds=0)
+    rig = Rig(chat, machines, read_patch, grade_text, config.rollout, 100_000, 5, 60, forks=machines, retry_seconds=0)
     tasks = [make_task(number) for number in range(5)]
     groups = [group async for step in collect(lambda task: make(chat, task), tasks, rig, Schedule(steps=1, seed=3)) for group in step]
     return [
-        (e.episode_id, e.stop, [(t.prompt, t.completion.ids, t.observation, t.anchor, t.passed, t.tree) for t in e.turns])
+        (e.episode_id, e.stop, [(t.prompt, t.completion.ids, t.observation, t.anchor, t.passed, t.tree, t.futures) for t in e.turns])
         for group in groups
         for e in group.episodes
     ]
@@ -317,6 +317,7 @@ EFFECTS: dict[str, tuple[Probe, object, dict[str, object]]] = {
     "rollout.observation_chars": (see_rollout, 100, ROLL),
     "rollout.anchors": (see_rollout, True, ROLL),
     "rollout.trees": (see_rollout, False, ROLL),
+    "rollout.continuations": (see_rollout, 2, ROLL),
     "rollout.visible_tests": (see_rollout, "pytest", ROLL),
     "rollout.infra_retries": (see_failures, 9, ROLL),
     "rollout.temperature": (see_setup, 0.5, {}),

@@ -1,0 +1,89 @@
+"""What episodes are made with and where they play: machines, graders, ids and seeds; carries nothing out."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sandbox import Image, Sandbox
+from tasks import Task, Verdict
+
+from .config import RolloutConfig
+from .diary import Diary, NoDiary
+from .opening import Opening
+from .prompt import Chat
+from .types import Turn
+
+
+class Machines(Protocol):
+    """Where an episode's machine comes from (sandbox.Pool)."""
+
+    def lease(
+        self, image: Image, *, like: Sandbox | None = None, begun: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[Sandbox]:
+        """A fresh machine, torn down at the end of the block whatever happens; with the files of another one where that is given.
+
+        begun: called when there is room, before it is ready.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """What every episode of a run is made with."""
+
+    chat: Chat
+    machines: Machines
+    diff: Callable[[Sandbox, Image], Awaitable[str]]
+    """What the agent changed, taken inside its sandbox."""
+    grade: Callable[[Task, str], Awaitable[Verdict]]
+    """A patch -> a fresh sandbox -> a verdict."""
+    rollout: RolloutConfig
+    context: int
+    """Tokens of one episode, prompt and observations included."""
+    command_seconds: float
+    episode_seconds: float
+    """From the moment that its machine is there to the last turn; the machine must live longer, so that its diff can still be taken."""
+    forks: Machines | None = None
+    """Machines for rollout.continuations: others than `machines`, or episodes that hold one each would wait for each other's forks."""
+    retry_seconds: float = 1.0
+    """Wait before an attempt that follows a failure of the infrastructure; doubled each time."""
+    diary: Diary = field(default_factory=NoDiary)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Which episode: its ids, and the seed that all its sampling seeds derive from."""
+
+    episode_id: str
+    group_id: str
+    seed: int = 0
+    step: int = 0
+    prefix: tuple[Turn, ...] = ()
+    """Recorded turns from which it starts: carried out again, seen by the policy, no part of what it is credited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where one attempt plays: its machine, and the record it writes its turns to."""
+
+    sandbox: Sandbox
+    rig: Rig
+    slot: Slot
+    turns: list[Turn]
+    deadline: float
+    """By the monotonic clock."""
+    opening: Opening | None = None
+    """Where the first answer was begun before the machine was there."""
+
+    @property
+    def played(self) -> list[Turn]:
+        """All turns so far, those of the prefix included: what the limits count."""
+        return [*self.slot.prefix, *self.turns]
+
+
+def derive_seed(slot: Slot, turn: int) -> int:
+    """The sampling seed of one turn: the same in every attempt and after every resume, another one for every sibling."""
+    digest = hashlib.blake2b(f"{slot.seed}/{slot.episode_id}/{turn}".encode(), digest_size=4)
+    return int.from_bytes(digest.digest(), "big") >> 1
