@@ -105,7 +105,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calls = [{"name": "bash", "arguments": {"command": command}} for command in SCRIPT]
     calls.append({"name": "edit", "arguments": {"path": "calc.py", "old": "", "new": "no"}})
     (folder / "script.json").write_text(json.dumps({"*": calls}))
-    words = ("--policy", f"script:{folder}/script.json", "--out", folder / "run", "--limit", 1, "--sandbox", "bubblewrap")
+    words = ("--policy", f"script:{folder}/script.json", "--out", folder / "run", "--limit", 1, "--sandbox", "bubblewrap", "--audit", 0)
     done = greengrad("eval", folder / "suite", *words)
     assert done.returncode == 0, done.stderr
     return folder / "run"
@@ -172,7 +172,7 @@ async def test_another_verdict_is_told(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.bubblewrap
-def test_another_policy_goes_on_from_a_turn_and_the_record_of_the_first_is_its_prefix(run: Path, tmp_path: Path) -> None:
+async def test_another_policy_goes_on_from_a_turn_and_the_record_of_the_first_is_its_prefix(run: Path, tmp_path: Path) -> None:
     name, out = "greengrad__toy-add", tmp_path / "out"
     done = greengrad("replay", run, name, "--from-turn", 6, "--policy", "gold", "--out", out, "--rollout.max_turns", 20)
     assert done.returncode == 0, done.stderr
@@ -182,7 +182,8 @@ def test_another_policy_goes_on_from_a_turn_and_the_record_of_the_first_is_its_p
     assert [turn.call and turn.call.name for turn in second.turns] == ["view", "edit", "bash", "submit"]
     assert "new.txt" in second.patch  # what the prefix did is there
     assert list(second.turns[0].prompt) == list(first.turns[5].prompt)
-    assert greengrad("replay", out, second.episode_id).returncode == 0
+    (again,) = await replay_run(load_config(out / "config.yaml", [], Config), out, [second.episode_id])
+    assert again.divergence is None and again.error == ""
 
 
 @pytest.mark.bubblewrap
