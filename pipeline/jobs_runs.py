@@ -48,12 +48,13 @@ def describe(one: "Replayed") -> str:
 
 
 def recorded_config(arguments: argparse.Namespace) -> Config:
-    """The configuration of the run, with what the command line changes of it."""
+    """The configuration of the run, or of the one whose folder it lies in, with what the command line changes of it."""
     from .jobs import policy_words, sandbox_overrides
 
-    path = arguments.run / "config.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing; is {arguments.run} a run folder?")
+    places = [folder / "config.yaml" for folder in (arguments.run, arguments.run.parent)]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{places[0]}: missing; is {arguments.run} a run folder?")
     words = policy_words(arguments.policy, False) if arguments.policy else []
     return load_config(path, [*words, *sandbox_overrides(arguments), *arguments.overrides], Config)
 

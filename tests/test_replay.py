@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.arguments import parse
 from pipeline.config import Config
 from pipeline.config_io import load_config
+from pipeline.jobs_runs import recorded_config
 from pipeline.journal import Journal
 from pipeline.redo import EDGE, VOLATILE, normalise, read_ending, same_text
 from pipeline.replay import Replayed, replay_run
@@ -201,3 +203,14 @@ async def test_another_policy_goes_on_from_a_turn_and_the_record_of_the_first_is
 def test_wrong_use_is_one_line(run: Path, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
     done = greengrad("replay", run, *(word.replace("{out}", str(tmp_path / "out")) for word in words))
     assert done.returncode == 2 and told in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_configuration_is_that_of_the_run_or_of_the_run_around_it(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("tasks: {suite: s}\nrollout: {max_turns: 77}\n")
+    (tmp_path / "inner" / "deeper").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "inner"):
+        words = parse(["replay", str(folder), "--all", "-j", "3", "--policy", "noop"])
+        config = recorded_config(words)
+        assert (config.rollout.max_turns, config.sandbox.concurrency, config.rollout.policy) == (77, 3, "noop")
+    with pytest.raises(FileNotFoundError, match="is .*deeper a run folder"):
+        recorded_config(parse(["replay", str(tmp_path / "inner" / "deeper"), "--all"]))
