@@ -212,5 +212,5 @@ def test_the_configuration_is_that_of_the_run_or_of_the_run_around_it(tmp_path: 
         words = parse(["replay", str(folder), "--all", "-j", "3", "--policy", "noop"])
         config = recorded_config(words)
         assert (config.rollout.max_turns, config.sandbox.concurrency, config.rollout.policy) == (77, 3, "noop")
-    with pytest.raises(FileNotFoundError, match="is .*deeper a run folder"):
+    with pytest.raises(FileNotFoundError, match=r"is .*deeper a run folder"):
         recorded_config(parse(["replay", str(tmp_path / "inner" / "deeper"), "--all"]))
