@@ -261,11 +261,11 @@ def run_mini(python: Path, at_once: int, scale: float) -> dict[str, float]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-async def measure_crowd(quick: bool) -> dict[str, float]:
-    """Memory where so many run at once."""
+async def measure_crowd(quick: bool, model: Path | None) -> dict[str, float]:
+    """Memory where so many run at once; without a model's tokenizer each byte is a token, which is four times as many as usual."""
+    chat, count = load_chat(model) if model else Chat(ByteTemplate()), 200 if quick else 2000
     with watch_memory() as peak:
-        count = 200 if quick else 2000
-        found = await run_episodes(Chat(ByteTemplate()), count, count, 0.3 if quick else 2.0)
+        found = await run_episodes(chat, count, count, 0.3 if quick else 2.0)
     return {f"crowd_{name}": value for name, value in found.items()} | {"crowd_peak_gb": peak.bytes / 1e9}
 
 
@@ -337,7 +337,7 @@ def main() -> None:
     logging.disable(logging.WARNING)  # alarms about episodes that repeat themselves
     quick, model = options.quick, options.model
     parts = {
-        "crowd": lambda: asyncio.run(measure_crowd(quick)),
+        "crowd": lambda: asyncio.run(measure_crowd(quick, model)),
         "turns": lambda: measure_turns(quick, options.mini, model),
         "steps": lambda: asyncio.run(measure_steps(quick)),
         **({"engine": lambda: asyncio.run(measure_engine(quick, model))} if model else {}),
