@@ -125,7 +125,7 @@ class ModelTemplate:
     @cached_property
     def turn_end(self) -> int:
         """The first id after an answer."""
-        return self._special(self._pieces[2])[0]
+        return self._pieces[2][0]
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -143,19 +143,16 @@ class ModelTemplate:
     def start(self, system: str, user: str) -> list[int]:
         """Template pieces are tokenised with special tokens, texts without."""
         before, between, _, _, after = self._pieces
-        return [*self._special(before), *self.encode(system), *self._special(between), *self.encode(user), *self._special(after)]
+        return [*before, *self.encode(system), *between, *self.encode(user), *after]
 
     def reply(self, text: str) -> list[int]:
         """The template's text between an answer and the next one, with the user's text in it."""
         _, _, end, _, after = self._pieces
-        return [*self._special(end), *self.encode(text), *self._special(after)]
-
-    def _special(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return [*end, *self.encode(text), *after]
 
     @cached_property
-    def _pieces(self) -> tuple[str, ...]:
-        """The template around its contents: before the system text, before the user's, after an answer, and the head of an answer."""
+    def _pieces(self) -> tuple[list[int], ...]:
+        """Ids of the template around its contents: before the system text, before the user's, after an answer, and the head of one."""
         marks = ["SYSTEMTEXT", "USERTEXT", "ANSWERTEXT", "NEXTTEXT"]
         roles = ["system", "user", "assistant", "user"]
         messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
@@ -167,7 +164,7 @@ class ModelTemplate:
                 raise ValueError("the chat template drops or moves messages (no system role?); such a model cannot be used here")
             pieces.append(piece)
         before, between, head, end = pieces
-        return before, between, end, head, rest
+        return tuple(list(self.tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in (before, between, end, head, rest))
 
 
 @dataclass(frozen=True, slots=True)
