@@ -24,6 +24,7 @@ from pipeline.ledger import check_journal
 from pipeline.staleness import enter, measure_staleness, token_lags
 from pipeline.train import World, train
 from pipeline.types import Batch, Completion, Episode, Group, Stop, Turn
+from pipeline.weights import Digests
 from tasks import Outcome, Task, Verdict
 from tests.toy_loop import CHAT, TEXTS, DyingLearner, grade_text, make_config, make_world
 
@@ -348,9 +349,10 @@ class HeldPolicy(SoftmaxPolicy):
             await self._published.wait()
         return await super().sample(prompt, max_tokens, seed)
 
-    async def load(self, folder: Path, version: int) -> None:
-        await super().load(folder, version)
+    async def load(self, folder: Path, version: int) -> Digests:
+        held = await super().load(folder, version)
         self._published.set()
+        return held
 
 
 async def test_a_run_killed_between_publish_and_commit_trains_that_step_again_on_the_same_batch(tmp_path: Path) -> None:

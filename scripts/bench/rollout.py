@@ -56,6 +56,8 @@ THOUGHT = "I look at the file that holds the function and run it once with an em
 OBSERVATION = b"def f(values):\n    return values[0] if values else None\n" * 18
 BASH = f"{THOUGHT}\n```bash\npython -c 'import m; print(m.f([]))'\n```"
 SUBMIT = "```submit\n```"
+SAME = {"weights": "the same"}
+"""What learner and engine say of weights that never change."""
 TURNS = 12
 """Of an episode where its length is fixed; the last submits."""
 
@@ -88,10 +90,11 @@ class Recorded:
         """Zeros, as sampled."""
         return np.zeros(len(ids), np.float32)
 
-    async def load(self, folder: Path, version: int) -> None:
+    async def load(self, folder: Path, version: int) -> dict[str, str]:
         """The time of a publish."""
         await asyncio.sleep(self._publish)
         self.version = version
+        return SAME
 
     async def close(self) -> None:
         """Nothing to stop."""
@@ -113,11 +116,12 @@ class Sleepy(SoftmaxLearner):
         """Zeros."""
         return [np.zeros(len(sample.ids_T), np.float32) for sample in samples]
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, whole: bool = True) -> dict[str, str]:
         """Links to the served model, where there is one."""
         folder.mkdir(parents=True, exist_ok=True)
         for file in self._weights.iterdir() if self._weights and not any(folder.iterdir()) else ():
             (folder / file.name).symlink_to(file.absolute())
+        return SAME
 
 
 class SleepingMachine(FakeSandbox):
@@ -192,7 +196,7 @@ async def run_steps(steps: int, max_lag: int, scale: float, learner: float) -> t
 
 async def measure_steps(quick: bool) -> dict[str, float]:
     """Learners as fast as the rollouts, half as fast and twice as fast."""
-    steps, scale = (5, 0.02) if quick else (12, 0.05)
+    steps, scale = (5, 0.02) if quick else (8, 0.05)
     figures: dict[str, float] = {}
     for lag in (1, 2):
         figures[f"rollout_path_s/lag{lag}"], _ = await run_steps(steps, lag, scale, 0.0)
@@ -283,7 +287,7 @@ async def measure_engine(quick: bool, model: Path) -> dict[str, float]:
 
 async def run_engine(model: Path, steps: int, max_lag: int) -> tuple[float, float]:
     """Share of the time without a running request, and seconds of a step; from the first update to the last."""
-    rollout = RolloutConfig(tasks_per_step=4, group_size=8, max_turns=4, max_new_tokens=96)
+    rollout = RolloutConfig(tasks_per_step=2, group_size=8, max_turns=4, max_new_tokens=64)
     policy_keys = PolicyConfig(memory_gb=1, max_requests=8, publish_tolerance=1e9)
     limits = Limits(memory_mb=256, disk_mb=64, command_seconds=30)
     config = make_config(steps, max_lag, rollout, policy=policy_keys, model=ModelConfig(path=model, context=2048))
@@ -291,6 +295,12 @@ async def run_engine(model: Path, steps: int, max_lag: int) -> tuple[float, floa
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "run") as journal:
         tasks = list(toy_suite(Path(folder) / "suite").tasks)
         policy = await start_policy(config, chat.template, Path(folder) / "vllm.log")
+
+        async def load(weights: Path, version: int) -> dict[str, str]:
+            await VllmPolicy.load(policy, weights, version)
+            return SAME
+
+        policy.load = load  # type: ignore[method-assign]
         try:
             async with Pool(open_backend("bubblewrap"), limits, 12, ahead=1, reuse=16) as pool:
                 rig = replace(open_rig(chat, pool, rollout, 1.0), diff=diff, context=2048)
