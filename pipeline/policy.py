@@ -199,7 +199,7 @@ class VllmPolicy:
         would remove them).
         """
         prompt = self._template.start("You add numbers.", "What is 1 + 1?")
-        candidates = sorted({*prompt[:4], *prompt[-4:], *range(50, 450, 50)})
+        candidates = sorted({*prompt[:4], *prompt[-4:], *range(40, 250, 30)})
         seen = np.array(await self.score_next(prompt, candidates))
         raw = np.array([(await self.score_prompt([*prompt, candidate]))[-1] for candidate in candidates])
         bent = (seen - seen.mean()) - (raw - raw.mean()) / self._sampling.temperature
