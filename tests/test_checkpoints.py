@@ -1,11 +1,17 @@
 """The real DeepSpeed on the tiny model: a checkpoint goes on with another number of ranks."""
 
+import multiprocessing
+import os
+import signal
+import threading
+
 import pytest
 
 from pipeline.config import LearnerConfig, LossConfig, OptimConfig
 from pipeline.convert import tiny_model
 from pipeline.learner import DeepSpeedLearner
 from pipeline.orders import LearnerSetup
+from pipeline.ranks import RankError
 from pipeline.types import Batch
 from tests.test_learner import BATCH, SAMPLES
 
@@ -50,3 +56,32 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_back(start, tmp_path, st
     for _ in range(3):
         assert two.fine_tune(BATCH)["loss/loss"] == pytest.approx(one.fine_tune(BATCH)["loss/loss"], rel=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir() if "logs" not in path.name) == ["one", "two"], "the scratch folder is gone"
+
+
+@pytest.mark.long
+def test_smollm2_on_two_ranks_under_zero_3_is_killed_and_goes_on_with_the_same_losses(smollm2, tmp_path):
+    """The model of the quickstart, killed (-9) in the middle of its third step."""
+
+    def begin(name):
+        config = LearnerConfig(ranks=2, zero_stage=3, micro_tokens=200, head_chunk=64)
+        return DeepSpeedLearner(LearnerSetup(smollm2, config, OptimConfig(lr=1e-4), LossConfig(), tmp_path / name))
+
+    first = begin("first")
+    losses = [first.step(BATCH)["loss/loss"] for _ in range(2)]
+    first.save(tmp_path / "saved")
+    losses += [first.step(BATCH)["loss/loss"] for _ in range(2)]
+    killer = threading.Timer(0.3, lambda: [os.kill(child.pid, signal.SIGKILL) for child in multiprocessing.active_children()])
+    killer.start()
+    with pytest.raises(RankError, match="SIGKILL"):
+        while True:
+            first.step(BATCH)
+    first.close()
+    second = begin("second")
+    try:
+        second.restore(tmp_path / "saved")
+        again = [second.step(BATCH)["loss/loss"] for _ in range(2)]
+    finally:
+        second.close()
+    print(f"losses {losses}, after the kill {again}")
+    assert again == losses[2:], "bit by bit"
+    assert len(set(losses)) == 4
