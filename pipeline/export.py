@@ -7,7 +7,7 @@ sweagent   DIR/INSTANCE/INSTANCE.traj and .pred, DIR/preds.json; where instances
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -68,6 +68,7 @@ def _accounts(journal: Journal, config: Config) -> Iterator[Account]:
     steps = {row.episode_id: row.step for row in journal.rows()}
     for episode in journal.episodes():
         if episode.turns:
+            episode = replace(episode, turns=episode.played, prefix=())  # a reader wants to see where it started from
             yield tell(episode, steps[episode.episode_id], model, chat, real_ids)
 
 

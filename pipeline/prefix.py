@@ -31,7 +31,7 @@ def load_prefixes(prefix: PrefixConfig | None, chat: Chat, tasks: Sequence[Task]
             if task is None or row.reward != 1.0:
                 continue
             episode = journal.episode(row.episode_id)
-            turns = (*episode.prefix, *episode.turns)
+            turns = episode.played
             turn = prefix.turn if prefix.turn > 0 else len(turns) + 1 + prefix.turn
             if 1 <= turn <= len(turns):
                 found.setdefault(row.instance_id, []).append(retell(chat, task, cut_before(episode, turn)))
@@ -48,7 +48,7 @@ def choose_prefix(prefixes: Prefixes, instance_id: str, step: int) -> tuple[Turn
 
 def cut_before(episode: Episode, turn: int) -> tuple[Turn, ...]:
     """The turns before `turn` (from 1, those of the episode's own prefix included); ValueError where it has no such turn."""
-    turns = (*episode.prefix, *episode.turns)
+    turns = episode.played
     if not 1 <= turn <= len(turns):
         raise ValueError(f"{episode.episode_id} has turns 1 to {len(turns)}: it cannot go on from turn {turn}")
     return turns[: turn - 1]

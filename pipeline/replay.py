@@ -104,7 +104,7 @@ async def find_divergence(episode: Episode, task: Task, rig: Rig) -> Divergence 
         return await _compare_verdicts(episode.verdict, await rig.grade(task, episode.patch))
     async with rig.machines.lease(task.image) as sandbox:
         try:
-            found = await redo(sandbox, [*episode.prefix, *episode.turns], rig.rollout, rig.command_seconds)
+            found = await redo(sandbox, episode.played, rig.rollout, rig.command_seconds)
             if found is not None or episode.stop is Stop.INFRA:
                 return found
             patch = await rig.diff(sandbox, task.image)

@@ -132,10 +132,9 @@ def _steps(steps: Mapping[int, Mapping[str, float]]) -> Table:
 def print_episode(episode: Episode) -> None:
     """Every turn: what was said, what came back, then the verdict."""
     console = _console()
-    for place, turn in enumerate(episode.turns, start=1):
-        console.rule(
-            f"turn {place}: {len(turn.prompt)} + {len(turn.completion.ids)} tokens, weights {turn.completion.version}", align="left"
-        )
+    for place, turn in enumerate(episode.played, start=1):
+        whose = "recorded before" if place <= len(episode.prefix) else f"weights {turn.completion.version}"
+        console.rule(f"turn {place}: {len(turn.prompt)} + {len(turn.completion.ids)} tokens, {whose}", align="left")
         console.print(escape(turn.completion.text))
         console.print(escape(turn.observation), style="dim")
     verdict = episode.verdict

@@ -130,6 +130,11 @@ class Episode:
     """Recorded turns of another episode that this one started from: context of its first prompt, never credited or trained."""
 
     @property
+    def played(self) -> tuple[Turn, ...]:
+        """Every turn that its machine has seen, those that it started from included."""
+        return (*self.prefix, *self.turns)
+
+    @property
     def reward(self) -> float | None:
         """The verdict's reward; None where there is none."""
         return self.verdict.reward if self.verdict else None

@@ -13,6 +13,7 @@ import pytest
 from pipeline.arguments import parse
 from pipeline.config import Config
 from pipeline.config_io import load_config
+from pipeline.export import export_run
 from pipeline.jobs_runs import recorded_config
 from pipeline.journal import Journal
 from pipeline.redo import EDGE, VOLATILE, normalise, read_ending, same_text
@@ -184,6 +185,11 @@ async def test_another_policy_goes_on_from_a_turn_and_the_record_of_the_first_is
     assert [turn.call and turn.call.name for turn in second.turns] == ["view", "edit", "bash", "submit"]
     assert "new.txt" in second.patch  # what the prefix did is there
     assert list(second.turns[0].prompt) == list(first.turns[5].prompt)
+    told = greengrad("show", out, second.episode_id).stdout
+    assert "turn 5: " in told and told.count("recorded before") == 5 and "turn 9: " in told
+    assert export_run(out, "openai", tmp_path / "chats").written == 1
+    messages = json.loads((tmp_path / "chats" / "episodes.jsonl").read_text())["messages"]
+    assert sum(message["role"] == "assistant" for message in messages) == 9
     (again,) = await replay_run(load_config(out / "config.yaml", [], Config), out, [second.episode_id])
     assert again.divergence is None and again.error == ""
 
