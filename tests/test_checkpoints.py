@@ -64,22 +64,22 @@ def test_smollm2_on_two_ranks_under_zero_3_is_killed_and_goes_on_with_the_same_l
 
     def begin(name):
         config = LearnerConfig(ranks=2, zero_stage=3, micro_tokens=200, head_chunk=64)
-        return DeepSpeedLearner(LearnerSetup(smollm2, config, OptimConfig(lr=1e-4), LossConfig(), tmp_path / name))
+        return DeepSpeedLearner(LearnerSetup(smollm2, config, OptimConfig(lr=1e-3), LossConfig(), tmp_path / name))
 
     first = begin("first")
-    losses = [first.step(BATCH)["loss/loss"] for _ in range(2)]
+    losses = [first.fine_tune(BATCH)["loss/loss"] for _ in range(2)]
     first.save(tmp_path / "saved")
-    losses += [first.step(BATCH)["loss/loss"] for _ in range(2)]
+    losses += [first.fine_tune(BATCH)["loss/loss"] for _ in range(2)]
     killer = threading.Timer(0.3, lambda: [os.kill(child.pid, signal.SIGKILL) for child in multiprocessing.active_children()])
     killer.start()
     with pytest.raises(RankError, match="SIGKILL"):
         while True:
-            first.step(BATCH)
+            first.fine_tune(BATCH)
     first.close()
     second = begin("second")
     try:
         second.restore(tmp_path / "saved")
-        again = [second.step(BATCH)["loss/loss"] for _ in range(2)]
+        again = [second.fine_tune(BATCH)["loss/loss"] for _ in range(2)]
     finally:
         second.close()
     print(f"losses {losses}, after the kill {again}")
