@@ -280,13 +280,13 @@ async def measure_engine(quick: bool, model: Path) -> dict[str, float]:
     """Steps of real episodes with real publishes, asynchronous and not."""
     figures: dict[str, float] = {}
     for lag in (1, 0):
-        idle, step = await run_engine(model, 3 if quick else 6, lag)
+        idle, step = await run_engine(model, 4 if quick else 6, lag)
         figures |= {f"engine_idle/lag{lag}": idle, f"engine_step_s/lag{lag}": step}
     return figures
 
 
 async def run_engine(model: Path, steps: int, max_lag: int) -> tuple[float, float]:
-    """Share of the time without a running request, and seconds of a step; from the first update to the last."""
+    """Share of the time without a running request while steps follow each other, and seconds of a step."""
     rollout = RolloutConfig(tasks_per_step=2, group_size=8, max_turns=4, max_new_tokens=64)
     policy_keys = PolicyConfig(memory_gb=1, max_requests=8, publish_tolerance=1e9)
     limits = Limits(memory_mb=256, disk_mb=64, command_seconds=30)
@@ -304,7 +304,7 @@ async def run_engine(model: Path, steps: int, max_lag: int) -> tuple[float, floa
         try:
             async with Pool(open_backend("bubblewrap"), limits, 12, ahead=1, reuse=16) as pool:
                 rig = replace(open_rig(chat, pool, rollout, 1.0), diff=diff, context=2048)
-                watched = Watch(policy, journal)
+                watched = Watch(policy, journal, steps - max_lag)
                 async with asyncio.TaskGroup() as group:
                     watching = group.create_task(watched.run())
                     await train(config, journal, World(policy, Sleepy(10.0, model), rig, tasks))
@@ -316,11 +316,11 @@ async def run_engine(model: Path, steps: int, max_lag: int) -> tuple[float, floa
 
 
 class Watch:
-    """Looks five times a second whether a request runs, once a step is done."""
+    """Looks five times a second whether a request runs: from the first step's end to that of step `last` - 1, when no more are admitted."""
 
-    def __init__(self, policy: VllmPolicy, journal: Journal) -> None:
+    def __init__(self, policy: VllmPolicy, journal: Journal, last: int) -> None:
         self.seen, self.idle = 0, 0
-        self._policy, self._journal = policy, journal
+        self._policy, self._journal, self._last = policy, journal, last
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -328,7 +328,7 @@ class Watch:
             while True:
                 text = (await client.get("/metrics")).text
                 lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running")]
-                if self._journal.next_step:
+                if 0 < self._journal.next_step < self._last:
                     self.seen, self.idle = self.seen + 1, self.idle + (sum(float(line.split()[-1]) for line in lines) == 0)
                 await asyncio.sleep(0.2)
 
