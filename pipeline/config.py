@@ -241,6 +241,12 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _refuse_to_sleep_while_episodes_run(self) -> Self:
+        if self.policy.sleep and self.train.ahead:
+            raise ValueError("policy.sleep: an engine that sleeps cannot sample beside the learner: set train.max_lag: 0, on_stale: wait")
+        return self
+
+    @model_validator(mode="after")
     def _refuse_adapters_that_cannot_be_published(self) -> Self:
         """A request that waits while weights change still names the adapter that is gone then."""
         if self.learner.lora is None or self.learner.lora.publish == "merged":

@@ -11,7 +11,7 @@ CHAT_KEYS = ("key_env", "body", "attempts", "requests_per_minute", "request_seco
 ENGINE_KEYS = ("dtype", "memory_gb", "gpu_fraction", "tensor_parallel", "seed")
 """Keys of PolicyConfig that only an engine of our own reads."""
 
-TOKEN_KEYS = ("publish_tolerance", "in_flight", "transfer")
+TOKEN_KEYS = ("publish_tolerance", "in_flight", "transfer", "sleep")
 """Keys of PolicyConfig that a chat server, which takes no weights, does not read."""
 
 
@@ -52,6 +52,9 @@ class PolicyConfig(Section):
     transfer: Literal["folder", "nccl", "ipc"] = "folder"
     """How new weights reach it: a folder in shared memory (or on a disk that both see), or from GPU to GPU: a broadcast (nccl), memory
     that both map (ipc, where they share GPUs)."""
+    sleep: bool = False
+    """While the learner takes its step the engine gives up its memory (vLLM's sleep mode): for both on the same GPUs. On a CPU nothing
+    is given up."""
     seed: int = 0
 
     @model_validator(mode="after")

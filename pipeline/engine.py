@@ -112,6 +112,7 @@ def engine_command(model: ModelConfig, policy: PolicyConfig, port: int, lora: Lo
         *_device_options(model, policy),
         *_rope_options(model),
         *_lora_options(lora),
+        *(("--enable-sleep-mode",) if policy.sleep and has_gpu() else ()),
         *(() if policy.transfer == "folder" else ("--weight-transfer-config", json.dumps({"backend": policy.transfer}))),
     ]
 

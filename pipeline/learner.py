@@ -34,7 +34,7 @@ from .packs import NOTHING_FIXED, FixedLogprobs, MicroBatch, Room, count_tokens,
 from .rank import serve_rank
 from .ranks import Ranks
 from .types import Batch, Sample
-from .weights import Digests, check_layout
+from .weights import Digests, check_layout, read_layout
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class DeepSpeedLearner:
         with replaced_folder(folder) as partial:
             digests: Digests = self._call_all(Export(partial, adapters))[0]
             if not adapters:
-                check_layout(self.setup.model_folder, partial)
+                check_layout(self.setup.model_folder, read_layout(partial))
         return digests
 
     def save(self, folder: Path) -> None:

@@ -173,6 +173,18 @@ class VllmPolicy:
         finally:
             await asyncio.shield(self._post("/resume", {}))
 
+    @asynccontextmanager
+    async def asleep(self) -> AsyncIterator[None]:
+        """Within, the engine's memory is free: its weights wait in the host's, its cache is gone. No request may be running.
+
+        It wakes however the block ends: what comes next may be an evaluation.
+        """
+        await self._post("/sleep?level=1", {})
+        try:
+            yield
+        finally:
+            await asyncio.shield(self._post("/wake_up", {}))
+
     async def close(self) -> None:
         """Stop the server, if it is ours."""
         await self._client.aclose()

@@ -283,4 +283,11 @@ def export_weights(shop: Workshop, command: Export) -> Digests:
 def send_weights(shop: Workshop) -> Digests:
     """The weights into the engine; the digests on rank 0."""
     assert shop.setup.transfer is not None
-    return send(shop.model, shop.setup.transfer, shop.setup.export_dtype, shop.rank, gather=shop.setup.learner.zero_stage == 3)
+    return send(
+        shop.model,
+        shop.setup.model_folder,
+        shop.setup.transfer,
+        shop.setup.export_dtype,
+        shop.rank,
+        gather=shop.setup.learner.zero_stage == 3,
+    )

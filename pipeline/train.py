@@ -16,8 +16,8 @@ sampled again.
 import asyncio
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,6 +55,8 @@ class World:
     """Tasks that are evaluated and never trained on."""
     yardstick: Yardstick | None = None
     """What the learner's speed is compared with; None: it is not."""
+    asleep: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    """The engine while the learner takes its step (policy.sleep)."""
 
 
 async def train(config: Config, journal: Journal, world: World) -> None:
@@ -90,7 +92,8 @@ async def update(config: Config, journal: Journal, world: World, groups: Sequenc
     metrics = {**batch.metrics, **measure_staleness(groups, world.policy.version, config.train)}
     if not batch.samples:
         return metrics
-    metrics |= await asyncio.to_thread(world.learner.step, batch)
+    async with world.asleep():
+        metrics |= await asyncio.to_thread(world.learner.step, batch)
     clock.lap("learn")
     metrics |= await publish_step(config, journal, world, batch)
     clock.lap("publish")

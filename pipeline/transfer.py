@@ -7,25 +7,30 @@ weight is put together from all of them; one weight is whole at a time.
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from .lora import merge, whole_weights
 from .orders import Transfer
 from .rank_export import gathered, tied_head
-from .weights import Digests, digest
+from .weights import Digests, check_layout, digest
 
 SECONDS = 1800.0
 """Limit of one call to the engine: a model of 72 billion parameters over a slow network."""
 
 
-def send(model: Any, transfer: Transfer, dtype: str, rank: int, *, gather: bool) -> Digests:
+def send(model: Any, base: Path, transfer: Transfer, dtype: str, rank: int, *, gather: bool) -> Digests:
     """Pause the engine (policy.load resumes it) and send every weight; the digests on rank 0. A new connection each time:
-    setting one up takes milliseconds, and one that outlives an engine's restart would hang."""
+    setting one up takes milliseconds, and one that outlives an engine's restart would hang.
+
+    ValueError, before anything is sent, where names or shapes are not those of `base`, which the engine was started from.
+    """
     from vllm.distributed.weight_transfer import HTTPVLLMWeightSyncClient, WeightTransferTrainerFactory
 
     client = HTTPVLLMWeightSyncClient(transfer.url, SECONDS)
     source = make_source(model, dtype, gather)
+    check_layout(base, {one.name: one.shape for one in source.metadata()})
     if rank == 0:
         pause(transfer.url)
     sender = WeightTransferTrainerFactory.trainer_init(rendezvous(transfer, rank), client=client, source=source)

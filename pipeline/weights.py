@@ -9,7 +9,11 @@ Digests = Mapping[str, str]
 """Name of a weight as in the safetensors -> its type, shape and hash."""
 
 
-def read_layout(folder: Path) -> dict[str, tuple[int, ...]]:
+Layout = Mapping[str, tuple[int, ...]]
+"""Name of a weight as in the safetensors -> its shape."""
+
+
+def read_layout(folder: Path) -> Layout:
     """Name -> shape of all weights in a model folder, from the headers of its safetensors files."""
     return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in _read_header(file).items()}
 
@@ -21,12 +25,12 @@ def _read_header(file: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
-def check_layout(base: Path, export: Path) -> None:
-    """ValueError where an export has other names or shapes than the folder that the engine was started from; a tied head may be absent."""
-    ours, theirs = read_layout(export), read_layout(base)
+def check_layout(base: Path, ours: Layout) -> None:
+    """ValueError where weights have other names or shapes than the folder that the engine was started from; a tied head may be absent."""
+    theirs = read_layout(base)
     for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name) and not (name == "lm_head.weight" and name not in ours and is_tied(export)):
-            raise ValueError(f"{export}: {name} is {_shape(ours.get(name))}, but {_shape(theirs.get(name))} in {base}")
+        if ours.get(name) != theirs.get(name) and not (name == "lm_head.weight" and name not in ours and is_tied(base)):
+            raise ValueError(f"{name} is {_shape(ours.get(name))}, but {_shape(theirs.get(name))} in {base}: the engine could not take it")
 
 
 def is_tied(folder: Path) -> bool:

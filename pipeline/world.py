@@ -3,8 +3,8 @@
 Knows every part by its face and none by its insides. rollout, eval, train and the quickstart all open their world here.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,6 +95,11 @@ def find_transfer(config: PolicyConfig, policy: Policy) -> Transfer | None:
     return Transfer(config.transfer, policy.url, config.tensor_parallel)
 
 
+def find_rest(config: PolicyConfig, policy: Policy) -> Callable[[], AbstractAsyncContextManager[None]]:
+    """What the engine does while the learner takes its step."""
+    return policy.asleep if config.sleep and isinstance(policy, VllmPolicy) else nullcontext
+
+
 @asynccontextmanager
 async def open_world(config: Config, run: Path, served: Policy | None = None) -> AsyncIterator[World]:
     """Everything that a training run acts on; closed in reverse order, whatever happens. `served`: a policy that runs already and stays."""
@@ -109,4 +114,4 @@ async def open_world(config: Config, run: Path, served: Policy | None = None) ->
             stack.push_async_callback(policy.close)
         learner = DeepSpeedLearner(replace(setup, transfer=find_transfer(config.policy, policy)))
         stack.callback(learner.close)
-        yield World(policy, learner, rig, tasks, held_out, make_yardstick(config))
+        yield World(policy, learner, rig, tasks, held_out, make_yardstick(config), find_rest(config.policy, policy))

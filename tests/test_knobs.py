@@ -426,6 +426,7 @@ ELSEWHERE = {
     "train.eval_every": "test_held_out.test_every_eval_every_steps_and_after_the_last_the_held_out_tasks_are_evaluated",
     "train.eval_split": "test_held_out.test_the_held_out_tasks_are_those_of_the_eval_split",
     "telemetry.sinks": "test_sinks.test_a_run_that_was_killed_has_every_step_once_in_tensorboard",
+    "policy.sleep": "test_publish.test_an_engine_sleeps_where_it_is_told_to",
     "policy.in_flight": "test_policy.test_loading_pauses_empties_the_prefix_cache_names_the_version_and_resumes",
     "policy.publish_tolerance": "test_train.test_a_publish_that_does_not_arrive_stops_the_run",
 }

@@ -151,6 +151,14 @@ async def test_a_server_whose_loading_fails_goes_on_with_its_requests():
     assert [path for path, _ in server.bodies] == ["/pause", "/collective_rpc", "/resume"] and policy.version == 0
 
 
+async def test_an_engine_wakes_also_after_a_step_that_fails():
+    server = Server()
+    with pytest.raises(FloatingPointError):
+        async with connect(server).asleep():
+            raise FloatingPointError
+    assert [path for path, _ in server.bodies] == ["/sleep", "/wake_up"] and server.queries[0] == "level=1"
+
+
 async def test_a_pause_ends_although_every_place_for_a_request_is_taken():
     """Requests that wait for the end of a pause hold all places: that end must get through."""
     resumed = asyncio.Event()

@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +122,24 @@ async def test_tokens_of_older_weights_are_refused_at_the_door(tmp_path: Path) -
     world.policy.sample = sample_late  # type: ignore[method-assign]
     with Journal(tmp_path) as journal, pytest.raises(RuntimeError, match="sampled by version 0, but the learner is at 1"):
         await train(make_config(1), journal, world)
+
+
+async def test_the_learner_steps_while_the_engine_sleeps_and_publishes_when_it_is_awake(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def asleep() -> AsyncIterator[None]:
+        told.append("sleep")
+        yield
+        told.append("wake")
+
+    made = make_world()
+    step, export = made.learner.step, made.learner.export
+    made.learner.step = lambda batch: (told.append("step"), step(batch))[1]  # type: ignore[method-assign]
+    made.learner.export = lambda folder, **keys: (told.append("export"), export(folder, **keys))[1]  # type: ignore[method-assign]
+    with Journal(tmp_path) as journal:
+        await train(make_config(1), journal, replace(made, asleep=asleep))
+    assert told[:4] == ["sleep", "step", "wake", "export"]
 
 
 class DeafPolicy(SoftmaxPolicy):
