@@ -223,7 +223,7 @@ def naive_regularised_steps(folder, samples, count):
     return steps
 
 
-@pytest.mark.parametrize(("ranks", "stage", "more"), [(1, 1, {}), (2, 3, {}), (2, 1, SHARED)])
+@pytest.mark.parametrize(("ranks", "stage", "more"), [(1, 1, {}), (2, 3, {}), pytest.param(2, 1, SHARED, marks=pytest.mark.long)])
 def test_gspo_with_kl_and_entropy_equals_autograd_from_full_logits(start, model, ranks, stage, more):
     loss = LossConfig(
         **{"kind": "gspo", "aggregation": "episode", "eps_low": 1.0, "eps_high": 9.0, "old_logprobs": "engine"},
