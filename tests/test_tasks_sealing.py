@@ -107,10 +107,10 @@ async def test_unusable_tasks_are_counted_and_do_not_stop_the_run(tmp_path):
 
 def test_training_leaves_unusable_tasks_out_and_needs_one_that_is_left(caplog):
     sound, leaky = make_task("sound"), make_task("leaky", "it leaks")
-    assert Prepared({"sound": sound, "leaky": leaky}).usable() == [sound]
+    assert Prepared({"sound": sound, "leaky": leaky}, {}).usable() == [sound]
     assert "1 of 2 tasks are left out" in caplog.text
     with pytest.raises(ValueError, match="it leaks"):
-        Prepared({"leaky": leaky}).usable()
+        Prepared({"leaky": leaky}, {}).usable()
 
 
 async def test_runs_start_from_sealed_tasks_and_name_their_images(backend, suite, tmp_path):
