@@ -17,7 +17,7 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,8 +143,13 @@ def count_rounds(journal: Journal, tasks_per_step: int) -> int:
 async def publish_step(config: Config, journal: Journal, world: World, batch: Batch) -> dict[str, float]:
     """The new weights into the engine, compared on sampled tokens of the batch; PublishError stops the run."""
     probes, version = batch.samples[:PROBES], world.policy.version + 1
-    with passing_folder(journal.run, measure_weights(config.model.path) if config.model else 0) as folder:
+    with open_passage(config, journal) as folder:
         return await publish(world.learner, world.policy, folder, version, probes=probes, tolerance=config.policy.publish_tolerance)
+
+
+def open_passage(config: Config, journal: Journal) -> AbstractContextManager[Path]:
+    """Where the run's weights pass from learner to engine."""
+    return passing_folder(journal.run, measure_weights(config.model.path) if config.model else 0)
 
 
 async def resume(config: Config, journal: Journal, world: World) -> None:
@@ -163,7 +168,7 @@ async def resume(config: Config, journal: Journal, world: World) -> None:
             journal.record_batch(step, batch.digest, batch.fates)
         if batch.samples:
             await asyncio.to_thread(world.learner.step, batch)
-    with passing_folder(journal.run, measure_weights(config.model.path) if config.model else 0) as folder:
+    with open_passage(config, journal) as folder:
         await asyncio.to_thread(world.learner.export, folder, whole=False)
         await world.policy.load(folder, _version(steps[max(steps)]))
     log.info("resumed at step %d with the weights of version %d", journal.next_step, world.policy.version)

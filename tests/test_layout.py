@@ -22,7 +22,6 @@ ROOMS = {
         "pipeline/ulysses.py",
         "pipeline/checkpoint.py",
         "pipeline/lora.py",
-        "pipeline/batch.py",
         "pipeline/convert.py",
         "pipeline/weights.py",
         "pipeline/rank_export.py",
