@@ -117,7 +117,7 @@ def _train(commands: "Commands[Parser]") -> Parser:
 
 def _plan(commands: "Commands[Parser]") -> Parser:
     examples = ["greengrad plan configs/nebius_stage1.yaml", "greengrad plan configs/quickstart.yaml --learner.ranks 2"]
-    parser = add_command(commands, "plan", "plan", "what would run: sizes, placement, memory; touches nothing", examples)
+    parser = add_command(commands, "plan", "plan", "what would run: sizes, placement, memory, time; touches nothing", examples)
     parser.add_argument("config", type=Path, metavar="CONFIG")
     return parser
 

@@ -15,6 +15,8 @@ from .config_learner import LoraConfig as LoraConfig
 from .config_objective import CreditConfig as CreditConfig
 from .config_objective import LossConfig as LossConfig
 from .config_objective import Section as Section
+from .config_placement import EpisodeEstimate as EpisodeEstimate
+from .config_placement import Placement as Placement
 from .config_policy import PolicyConfig as PolicyConfig
 from .config_policy import engine_defaults as engine_defaults
 from .config_train import TrainConfig as TrainConfig
@@ -187,16 +189,6 @@ class RftConfig(Section):
     lr: float = Field(5e-6, gt=0)
     batch_episodes: int = Field(64, ge=1)
     warmup_steps: int = Field(10, ge=0)
-
-
-class Placement(Section):
-    """What `greengrad plan` computes with."""
-
-    nodes: int = Field(1, ge=1)
-    gpus_per_node: int = Field(0, ge=0)
-    gpu_memory_gb: float = Field(80.0, gt=0)
-    parameters_b: float | None = Field(None, gt=0)
-    """Billions of parameters; read from the model folder where it is at hand."""
 
 
 class Config(Section):

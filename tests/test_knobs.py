@@ -394,6 +394,13 @@ EFFECTS: dict[str, tuple[Probe, object, dict[str, object]]] = {
     "placement.gpus_per_node": (see_plan, 8, SIZE),
     "placement.gpu_memory_gb": (see_plan, 100, GPU),
     "placement.parameters_b": (see_plan, 9, SIZE),
+    "placement.gpu": (see_plan, "B200", GPU),
+    **{f"placement.{key}": (see_plan, 0.75, GPU) for key in ("tflops", "learner_share", "engine_share", "memory_gb_s", "memory_share")},
+    "placement.network_gb_s": (see_plan, 0.75, {**GPU, "placement.nodes": 2}),
+    "placement.storage_gb_s": (see_plan, 0.75, GPU),
+    **{f"placement.episode.{key}": (see_plan, 3.5, GPU) for key in ("turns", "prompt_tokens", "sampled_tokens", "observation_tokens")},
+    **{f"placement.episode.{key}": (see_plan, 3.5, GPU) for key in ("tool_seconds", "grade_seconds")},
+    "placement.episode.signal": (see_plan, 0.5, GPU),
 }
 
 ELSEWHERE = {

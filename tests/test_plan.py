@@ -7,7 +7,12 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.config_io import load_config
+from pipeline.cost import Cost, cost_learning, cost_publish, learning_flops
+from pipeline.cost_rollout import count_engines, decode_step
+from pipeline.hardware import PROCESSORS, choose_hardware
 from pipeline.plan import make_plan
+from pipeline.shape import Shape
+from pipeline.work import Work, count_tokens, expect_work
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMOLLM2 = {
@@ -103,3 +108,139 @@ def test_a_scripted_rollout_needs_sandboxes_alone() -> None:
     plan = make_plan(load_config(CONFIGS / "rollout_gold.yaml", [], Config))
     assert plan.phases == ("rollout",)
     assert plan.total("rollout") == 8 * (2048 + 512) * 1e6
+
+
+SMALL = Shape(parameters=1100.0, layers=2, hidden=10, kv_width=5, vocabulary=10, embeddings=100.0, source="by hand")
+"""P_b = 1000, P_h = 100."""
+STAGE2 = CONFIGS / "nebius_stage2.yaml"
+
+
+def cost_of(*words: str, config: Path = STAGE2) -> Cost:
+    found = make_plan(load_config(config, list(words), Config)).cost
+    assert found is not None
+    return found
+
+
+def test_the_parameters_that_are_only_looked_up_are_not_multiplied(tmp_path: Path) -> None:
+    cost = make_plan(quickstart(tmp_path)).cost
+    assert cost is not None
+    assert learning_flops(quickstart(tmp_path), SMALL, 7, 0, 0) == 3 * 7 * 2 * 1000
+    assert learning_flops(quickstart(tmp_path), SMALL, 0, 7, 0) == 4 * 7 * 2 * 100
+
+
+def test_attention_and_checkpointing_cost_what_they_do_by_hand(tmp_path: Path) -> None:
+    plain = quickstart(tmp_path)
+    forward = 7 * (2 * 1000 + 4 * 10 * 2 * 6 / 2)
+    assert learning_flops(plain, SMALL, 7, 0, length=6) == 3 * forward
+    checkpointed = quickstart(tmp_path, "--learner.activation_checkpointing", "true")
+    assert learning_flops(checkpointed, SMALL, 7, 0, length=6) == 4 * forward
+    lora = quickstart(tmp_path, "--learner.lora.rank", "8")
+    assert learning_flops(lora, SMALL, 7, 0, length=6) == 2 * forward
+
+
+def test_one_request_waits_for_memory_and_many_for_computing() -> None:
+    h100 = choose_hardware(load_config(STAGE2, ["--placement.gpu", "H100"], Config).placement)
+    few, why_few = decode_step(SMALL, h100, 1, 3)
+    assert why_few == "memory bandwidth" and few == pytest.approx((2 * 1100 + 4 * 5 * 2 * 3) / (3350e9 * 0.6) + 0.005)
+    many, why_many = decode_step(SMALL, h100, 1e6, 0)
+    assert why_many == "computing" and many == pytest.approx(1e6 * 2 * 1100 / (989e12 * 0.4) + 0.005)
+    assert decode_step(SMALL, h100, 1e6, 0, gpus=2)[0] == pytest.approx((many - 0.005) / 2 + 0.005)
+
+
+def test_a_prompt_is_computed_once_for_the_episodes_that_fit_into_a_micro_batch(tmp_path: Path) -> None:
+    work = Work(episodes=8, turns=2, longest=2, prompt=100, sampled=10, observed=40, trained_groups=1)
+    sizes = {"50000": 8 * 100 + 100, "320": 8 * 100 + 4 * 100, "100": 8 * 200}
+    for room, tokens in sizes.items():
+        assert count_tokens(quickstart(tmp_path, "--learner.micro_tokens", room), work) == (tokens, 8 * 2 * 10)
+    assert count_tokens(quickstart(tmp_path, "--learner.share_prefixes", "false"), work)[0] == 8 * 200
+
+
+def test_an_update_takes_its_flops_or_its_exchanges_whichever_is_longer() -> None:
+    def seconds(*words: str) -> float:
+        config = load_config(STAGE2, ["--rollout.group_size", "1", "--optim.batch_episodes", "100", *words], Config)
+        return cost_learning(config, SMALL, choose_hardware(config.placement), work)
+
+    work = Work(100, turns=1, longest=1, prompt=1e5, sampled=1e5, observed=0, trained_groups=100)
+    layers, head = 100 * 2e5 * (2 * 1000 + 4 * 10 * 2 * 1e5), 2 * 100 * 1e5 * 100
+    assert seconds() == pytest.approx((4 * layers + 4 * head) / (128 * 989e12 * 0.4))
+    batches = -(-100 * 2e5 // (131072 * 16))
+    assert seconds("--placement.network_gb_s", "1e-6") == pytest.approx(batches * 3 * 2 * 1100 / 1e3)
+
+
+def test_a_publish_moves_the_weights_or_the_adapters() -> None:
+    def seconds(*words: str) -> float:
+        config = load_config(STAGE2, list(words), Config)
+        return cost_publish(config, SMALL, choose_hardware(config.placement))
+
+    assert seconds() == pytest.approx(2 * 2 * 1100 / 2e9)
+    assert seconds("--policy.transfer", "nccl") == pytest.approx(2 * 1100 / 50e9)
+    adapters = ("--learner.lora.rank", "1", "--learner.lora.targets", '["q_proj"]', "--learner.lora.publish", "adapters")
+    assert seconds(*adapters) == pytest.approx(2 * 2 * (4 * 10 * 1 * 1 * 2) / 2e9)
+
+
+def test_what_is_not_said_of_episodes_is_as_long_as_they_may_be() -> None:
+    work = expect_work(load_config(STAGE2, [], Config))
+    assert (work.episodes, work.turns, work.length) == (1000, 80, pytest.approx(131072))
+    said = ["--placement.episode.turns", "10", "--placement.episode.observation_tokens", "50", "--placement.episode.sampled_tokens", "20"]
+    work = expect_work(load_config(STAGE2, [*said, "--placement.episode.prompt_tokens", "300"], Config))
+    assert (work.turns, work.longest, work.length, work.context) == (10, 80, 1000, 650)
+    filled = expect_work(load_config(STAGE2, ["--rollout.fill_groups", "150", "--placement.episode.signal", "0.5"], Config))
+    assert (filled.episodes, filled.trained_groups) == (3000, 150)
+
+
+def test_a_72b_step_at_131k_on_16_nodes_takes_hours_not_days() -> None:
+    cost = cost_of()
+    assert cost.rollout.engines == 16 and cost.rollout.in_flight == 512 and cost.rollout.bound == "memory bandwidth"
+    assert cost.computed == pytest.approx(131e6, rel=0.01) and cost.trained == pytest.approx(0.27 * 0.875 * 131e6, rel=0.01)
+    assert 1000 < cost.rollout.seconds < 10_000 and 1000 < cost.learn < 10_000
+    assert cost.step == pytest.approx(cost.rollout.seconds + cost.grade + cost.learn + cost.publish)
+
+
+@pytest.mark.parametrize(
+    ("more", "falls"),
+    [
+        (("--placement.nodes", "32", "--learner.ranks", "256"), "step"),
+        (("--placement.tflops", "2000"), "learn"),
+        (("--placement.memory_gb_s", "9000"), "rollout"),
+        (("--placement.episode.turns", "40", "--placement.episode.observation_tokens", "500"), "step"),
+        (("--placement.episode.signal", "0.5"), "learn"),
+        (("--policy.transfer", "nccl"), "publish"),
+        (("--placement.storage_gb_s", "20"), "publish"),
+        (("--placement.episode.tool_seconds", "0"), "rollout"),
+        (("--placement.episode.grade_seconds", "0.1"), "grade"),
+    ],
+)
+def test_more_of_what_is_scarce_or_less_to_do_takes_less_time(more: tuple[str, ...], falls: str) -> None:
+    def seconds(cost: Cost) -> float:
+        return cost.rollout.seconds if falls == "rollout" else float(getattr(cost, falls))
+
+    assert seconds(cost_of(*more)) < seconds(cost_of())
+
+
+def test_more_machines_help_until_the_engines_are_full() -> None:
+    seconds = [cost_of("--sandbox.concurrency", count).rollout.seconds for count in ("32", "128", "512", "2048")]
+    assert seconds[0] > seconds[1] > seconds[2] and seconds[3] >= 0.9 * seconds[2]
+    assert cost_of("--sandbox.concurrency", "2048").rollout.decoding == 32  # policy.max_requests
+
+
+def test_engines_with_gpus_of_their_own_make_a_step_the_longer_of_two_paths() -> None:
+    words = ["--train.max_lag", "1", "--loss.old_logprobs", "engine"]
+    shared = cost_of(*words)
+    assert any("no time is saved" in note for note in shared.notes)
+    apart = cost_of(*words, "--learner.ranks", "64", "--placement.episode.turns", "40")
+    assert count_engines(load_config(STAGE2, [*words, "--learner.ranks", "64"], Config)) == 8
+    sampling = apart.rollout.seconds - apart.rollout.tail + apart.grade
+    assert apart.rollout.tail > 0 and apart.step == max(sampling, apart.learn + apart.publish)
+
+
+def test_graders_that_do_not_keep_up_are_waited_for() -> None:
+    cost = cost_of("--placement.episode.grade_seconds", "20000", "--sandbox.concurrency", "128")
+    assert cost.grade == pytest.approx(1000 * 20000 / 128 - cost.rollout.seconds)
+
+
+def test_a_machine_without_gpus_is_planned_with_the_rates_of_the_log(tmp_path: Path) -> None:
+    config = quickstart(tmp_path, "--placement.tflops", "0.5")
+    assert choose_hardware(quickstart(tmp_path).placement) == PROCESSORS
+    cost = make_plan(config).cost
+    assert cost is not None and cost.hardware.tflops == 0.5 and "set: tflops" in cost.hardware.source
+    assert cost.rollout.engines == 1 and cost.rollout.bound == "memory bandwidth"
