@@ -6,19 +6,21 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sandbox import Backend, open_backend
 from tasks import Filter, Suite, Task, choose, load_suite, prepare_suite, repository, seal_tasks
 
 from .chat_policy import start_chat_policy
+from .collect import deal
 from .config import Config, RolloutConfig, SandboxConfig, TasksConfig
 from .curriculum import leave_out, read_records
+from .engines import start_engines
 from .evaluate import Actor
 from .expert import make_expert
 from .gather import gather
 from .manifest import record_images
-from .policy import start_policy
 from .prompt import ByteTemplate, Chat, load_chat
 from .types import Policy
 
@@ -152,9 +154,9 @@ async def open_actor(config: Config, chat: Chat, log: Path, served: Policy | Non
     if config.rollout.policy != "model":
         yield Actor(actor_name(config), make_expert(config.rollout.policy, chat, after), config.train.seed)
         return
-    policy = served or await (start_chat_policy(config) if config.policy.api == "chat" else start_policy(config, chat.template, log))
+    policy = served or await (start_chat_policy(config) if config.policy.api == "chat" else start_engines(config, chat.template, log))
     try:
-        yield Actor(actor_name(config), lambda task: policy, config.train.seed)
+        yield Actor(actor_name(config), partial(deal, policy), config.train.seed)
     finally:
         if served is None:
             await asyncio.shield(policy.close())

@@ -108,17 +108,24 @@ def _train(commands: "Commands[Parser]") -> Parser:
     examples = [
         "greengrad train configs/quickstart.yaml --run runs/mine",
         "greengrad train configs/quickstart.yaml --run runs/mine --optim.lr 3e-6 --credit.kind leave_one_out",
+        "greengrad train configs/nebius_stage1.yaml --run /shared/runs/stage1 --cluster auto",
     ]
     parser = add_command(commands, "train", "train", "reinforcement learning; the same command on the same run folder resumes", examples)
     parser.add_argument("config", type=Path, metavar="CONFIG")
     _run(parser)
+    _cluster(parser, "on the nodes of this Ray cluster (auto: the one that this machine is in); the run folder must be seen by all")
     return parser
 
 
+def _cluster(parser: Parser, help_text: str) -> None:
+    parser.add_argument("--cluster", metavar="auto|ADDRESS", help=help_text)
+
+
 def _plan(commands: "Commands[Parser]") -> Parser:
-    examples = ["greengrad plan configs/nebius_stage1.yaml", "greengrad plan configs/quickstart.yaml --learner.ranks 2"]
+    examples = ["greengrad plan configs/nebius_stage1.yaml", "greengrad plan configs/quickstart.yaml --learner.ranks 2 --cluster auto"]
     parser = add_command(commands, "plan", "plan", "what would run: sizes, placement, memory, time; touches nothing", examples)
     parser.add_argument("config", type=Path, metavar="CONFIG")
+    _cluster(parser, "also which node of this Ray cluster would do what")
     return parser
 
 

@@ -68,9 +68,11 @@ def _exit_code(error: Exception) -> int | None:
     from .journal import JournalError
     from .publish import PublishError
     from .ranks import RankError
-    from .types import PolicyError
+    from .recover import Stalled
+    from .types import EngineDied, NodesLost, PolicyError
 
-    if isinstance(error, SandboxError | PolicyError | PublishError | RankError | JournalError | InfraStopped):
+    lost = RankError | EngineDied | NodesLost | Stalled
+    if isinstance(error, SandboxError | PolicyError | PublishError | JournalError | InfraStopped | lost):
         return 1
     return 1 if isinstance(error, OSError) else None
 

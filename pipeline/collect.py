@@ -60,7 +60,12 @@ class Schedule:
 
 
 Actor = Policy | Callable[[Task], Policy]
-"""One policy for all tasks (a model), or one for each (a scripted agent)."""
+"""One policy for all tasks (a model), or one for each (a scripted agent; the engine of several that a group goes to)."""
+
+
+def deal(actor: Actor, task: Task) -> Policy:
+    """The policy of one group of episodes."""
+    return actor(task) if callable(actor) else actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,7 @@ async def cancel(tasks: Sequence[asyncio.Task[_Collected]]) -> None:
 async def run_group(actor: Actor, task: Task, rig: Rig, schedule: Schedule, where: tuple[int, int]) -> Group:
     """The episodes of one task at (step, place in the step); those that are done already are taken as they are."""
     step, place = where
-    policy = actor(task) if callable(actor) else actor
+    policy = deal(actor, task)
     group_id = f"{step:05d}.{place:05d}.{task.instance_id}"
 
     prefix = choose_prefix(schedule.prefixes, task.instance_id, step)

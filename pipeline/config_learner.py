@@ -35,8 +35,9 @@ class LearnerConfig(Section):
     head_chunk: int = Field(1024, ge=1)
     """Tokens whose logits exist at one time."""
     activation_checkpointing: bool = False
-    offload_optimizer: Literal["none", "cpu"] = "none"
-    """The host's memory for the optimiser's state; DeepSpeed does that from zero_stage 1 on. Its nvme is not covered (docs/LOG.md)."""
+    offload_optimizer: Literal["none", "cpu", "between_steps"] = "none"
+    """The host's memory for the optimiser's state, from zero_stage 1 on. cpu: always, and updates are computed there. between_steps: while
+    episodes are sampled, for learner and engine on the same GPUs (with policy.sleep). DeepSpeed's nvme is not covered (docs/LOG.md)."""
     lora: LoraConfig | None = None
     """Given: only adapters of low rank are trained; model folders hold them merged into full weights."""
     seed: int = 0

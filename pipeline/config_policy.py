@@ -8,7 +8,7 @@ from .config_objective import Section
 
 CHAT_KEYS = ("key_env", "body", "attempts", "requests_per_minute", "request_seconds")
 """Keys of PolicyConfig that only a chat server's client reads."""
-ENGINE_KEYS = ("dtype", "memory_gb", "gpu_fraction", "tensor_parallel", "seed")
+ENGINE_KEYS = ("dtype", "memory_gb", "gpu_fraction", "tensor_parallel", "engines", "seed")
 """Keys of PolicyConfig that only an engine of our own reads."""
 
 TOKEN_KEYS = ("publish_tolerance", "in_flight", "transfer", "sleep")
@@ -44,6 +44,8 @@ class PolicyConfig(Section):
     """KV-cache on the CPU; on a GPU the fraction below."""
     gpu_fraction: float = Field(0.9, gt=0, le=1)
     tensor_parallel: int = Field(1, ge=1)
+    engines: int = Field(1, ge=1)
+    """Servers with the same weights, each on tensor_parallel GPUs of its own; the episodes of a group go to the same one."""
     in_flight: bool = False
     """While weights are published, requests that run are frozen and go on with the new ones (each token keeps its version); false: the
     publish waits until they have ended. Read where episodes run meanwhile (train.max_lag)."""
@@ -66,6 +68,8 @@ class PolicyConfig(Section):
             if getattr(self, key) != type(self).model_fields[key].default:
                 where = f"policy.api {self.api}" + (" with policy.url" if self.url and not chat else "")
                 raise ValueError(f"policy.{key} = {getattr(self, key)!r} is not read by {where}")
+        if self.engines > 1 and self.transfer != "folder":
+            raise ValueError(f"policy.transfer: {self.transfer} reaches one engine, and policy.engines is {self.engines}: use folder")
         return self
 
 

@@ -23,6 +23,12 @@ class TrainConfig(Section):
     on_stale: Literal["wait", "mask", "drop"] = "wait"
     """wait: episodes are admitted so that no token grows older. mask, drop: those of one step more are admitted, and tokens that are too
     old by then carry no loss, or their episodes leave their groups (pipeline/staleness.py: what that favours)."""
+    restarts: int = Field(3, ge=0)
+    """How often in a row, without a committed step in between, a run that lost its engine, a rank of the learner or all its nodes opens
+    them again and goes on by itself; then it stops, and the same command goes on."""
+    stall_seconds: float = Field(7200.0, gt=0)
+    """When nothing was recorded for so long, RUN/logs gets a file that says who waits for whom, and the run is opened again. Longer than
+    the longest step."""
     seed: int = 0
 
     @property

@@ -26,6 +26,10 @@ class Diary(Protocol):
         """Forget all but the first `keep`."""
         ...
 
+    async def kept(self, episode_id: str) -> None:
+        """Wait until what was recorded of it is safe: the next turn begins afterwards."""
+        ...
+
 
 class NoDiary:
     """Keeps nothing: an episode that is interrupted begins again."""
@@ -42,6 +46,9 @@ class NoDiary:
 
     def cut(self, episode_id: str, keep: int, why: str) -> None:
         """There is nothing to forget."""
+
+    async def kept(self, episode_id: str) -> None:
+        """At once."""
 
 
 def recorded_turns(diary: Diary, episode_id: str, version: int) -> tuple[Turn, ...]:

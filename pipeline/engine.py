@@ -152,6 +152,14 @@ def has_gpu() -> bool:
     return Path("/dev/nvidiactl").exists()
 
 
+def own_gpus(policy: PolicyConfig, place: int) -> list[str]:
+    """The beginning of the command of the server at `place` among several on one machine: its GPUs and no others."""
+    if policy.engines == 1 or not has_gpu():
+        return []
+    width = policy.tensor_parallel
+    return ["env", "CUDA_VISIBLE_DEVICES=" + ",".join(str(gpu) for gpu in range(place * width, (place + 1) * width))]
+
+
 def _lora_options(lora: LoraConfig | None) -> list[str]:
     """Room for one adapter beside the weights, where adapters alone are published."""
     if lora is None or lora.publish == "merged":

@@ -7,11 +7,13 @@ the same seeds each time: what differs is the weights. RUN/best is the export of
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tasks import Task
 
 from .actor import choose_tasks
+from .collect import deal
 from .config import Config
 from .evaluate import Actor, evaluate
 from .journal import Journal
@@ -37,7 +39,7 @@ async def evaluate_held_out(config: Config, journal: Journal, world: "World", st
     """The rate with the weights that the engine holds after this step; the best so far is exported before the step is committed."""
     if not world.held_out:
         raise ValueError("train.eval_every: there are no held-out tasks; open_world makes them from train.eval_split")
-    actor = Actor(f"step {step}", lambda task: world.policy, config.train.seed)
+    actor = Actor(f"step {step}", partial(deal, world.policy), config.train.seed)
     rig = replace(world.rig, rollout=world.rig.rollout.model_copy(update={"continuations": 0}))
     with Journal(journal.run / f"eval-{step:05d}") as record:
         results = await evaluate(actor, world.held_out, rig, record, f"held-out tasks after step {step + 1}")

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,11 @@ from .config import Config, RftConfig, engine_defaults
 from .config_io import default_values, dump_config, load_config, override
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
     from .results import Results
+    from .train import World
 
 SCRIPT_TURNS = 1000
 """Turns of a script in `eval`, where no configuration says otherwise."""
@@ -43,7 +48,14 @@ def plan(arguments: argparse.Namespace) -> int:
     from .tables import print_plan
 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    print_plan(make_plan(load_config(arguments.config, arguments.overrides, Config), float(memory)))
+    config = load_config(arguments.config, arguments.overrides, Config)
+    print_plan(make_plan(config, float(memory)))
+    if arguments.cluster is not None:
+        from .cluster import connect, survey
+        from .placement import assign_roles, describe_roles
+
+        connect(arguments.cluster)
+        print("\n".join(["", *describe_roles(assign_roles(survey(config, arguments.config.parent), config))]))
     return 0
 
 
@@ -133,9 +145,11 @@ def train(arguments: argparse.Namespace) -> int:
     choose_held_out(config)
     start_run(run, config)
     if config.rft is not None and config.rft.episodes is not None:
+        if arguments.cluster is not None:
+            raise ValueError("--cluster: fine-tuning (rft.episodes) runs on one machine; leave it out")
         _fine_tune(config, config.rft, config.rft.episodes, run)
     else:
-        asyncio.run(_train(config, run))
+        asyncio.run(_train(config, run, arguments.cluster))
     print(f"done; greengrad show {run} and {run}/report.html show it")
     return 0
 
@@ -148,22 +162,32 @@ def _fine_tune(config: Config, rft: RftConfig, episodes: Path, run: Path) -> Non
     write_report(run)
 
 
-async def _train(config: Config, run: Path) -> None:
+async def _train(config: Config, run: Path, cluster: str | None) -> None:
     from .journal import Journal
+    from .recover import train_through
     from .report import write_report
     from .sinks import open_sinks
-    from .train import train as run_steps
-    from .world import open_world
 
     with Journal(run) as journal:
         if journal.next_step < config.train.steps:
-            async with open_world(config, run) as world:
-                await run_steps(config, journal, world)
+            await train_through(config, journal, partial(_world_opener(cluster), config, run))
         else:
             log.info("all %d steps are committed already", config.train.steps)
             with open_sinks(config.telemetry.sinks, run, journal.steps()):
                 pass  # a run that was killed after its last step is copied to its end
     write_report(run)
+
+
+def _world_opener(cluster: str | None) -> "Callable[[Config, Path], AbstractAsyncContextManager[World]]":
+    """This machine, or the nodes of a Ray cluster."""
+    if cluster is None:
+        from .world import open_world
+
+        return open_world
+    from .cluster import connect, open_cluster_world
+
+    connect(cluster)
+    return open_cluster_world
 
 
 def show(arguments: argparse.Namespace) -> int:

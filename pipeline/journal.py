@@ -117,6 +117,9 @@ class Journal:
             self._db.execute("DELETE FROM turns WHERE episode_id = ? AND number >= ?", (episode_id, keep))
             self._note(episode_id, "cut", why)
 
+    async def kept(self, episode_id: str) -> None:
+        """At once: what is recorded is committed."""
+
     def record_episode(self, episode: Episode, step: int) -> None:
         """Keep a finished episode, before anything else is done with it."""
         outcome = episode.verdict.outcome.value if episode.verdict else None

@@ -32,7 +32,7 @@ from .orders import (
 )
 from .packs import NOTHING_FIXED, FixedLogprobs, MicroBatch, Room, count_tokens, pack_samples
 from .rank import serve_rank
-from .ranks import Ranks
+from .ranks import Crew, Ranks
 from .types import Batch, Sample
 from .weights import Digests, check_layout, read_layout
 
@@ -42,12 +42,13 @@ log = logging.getLogger(__name__)
 class DeepSpeedLearner:
     """The Learner of types.py over `setup.learner.ranks` processes. A rank that fails raises RankError with its traceback."""
 
-    def __init__(self, setup: LearnerSetup) -> None:
+    def __init__(self, setup: LearnerSetup, crew: Crew | None = None) -> None:
+        """crew: ranks that are being started elsewhere with the same setup; None: processes of this machine."""
         check_setup(setup)
         self.setup = setup
         self.steps = 0
         """Optimiser steps done."""
-        self._ranks = Ranks(serve_rank, setup, setup.learner.ranks, setup.logs)
+        self._ranks = crew or Ranks(serve_rank, setup, setup.learner.ranks, setup.logs)
         if why_alone := self._ranks.answers("start", setup.start_seconds)[0]:
             if setup.learner.sequence_parallel > 1:
                 self.close()

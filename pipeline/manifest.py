@@ -26,7 +26,16 @@ FREE = frozenset(
         *("name", "sandbox.backend", "sandbox.hosts", "sandbox.concurrency", "sandbox.reuse", "sandbox.image_gb", "rollout.infra_stop"),
         *("policy.url", "policy.attempts", "policy.requests_per_minute", "policy.request_seconds", "policy.key_env"),
         *("policy.price_in", "policy.price_out", "policy.max_requests", "policy.memory_gb", "policy.gpu_fraction"),
-        *("policy.tensor_parallel", "train.steps", "train.save_every", "train.keep_checkpoints", "train.eval_every"),
+        *(
+            "policy.tensor_parallel",
+            "policy.engines",
+            "train.restarts",
+            "train.stall_seconds",
+            "train.steps",
+            "train.save_every",
+            "train.keep_checkpoints",
+            "train.eval_every",
+        ),
         *("learner.ranks", "telemetry.sinks", "telemetry.peak_tflops"),
     }
 )

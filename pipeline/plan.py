@@ -214,7 +214,7 @@ def _notes(config: Config) -> tuple[str, ...]:
     if gpus and policy.tensor_parallel > place.gpus_per_node:
         notes.append(f"policy.tensor_parallel = {policy.tensor_parallel} is more than the {place.gpus_per_node} GPUs of a node")
     if place.nodes > 1:
-        notes.append("this version starts learner and engine on one machine; several nodes are planned with, not started")
+        notes.append("several nodes: `greengrad train --cluster auto`; `greengrad plan --cluster auto` names who does what")
     if learner.offload_optimizer == "cpu" and gpus:
         shards = place.gpus_per_node / learner.ranks
         notes.append(f"offloaded optimiser: 12 bytes a parameter in host memory, {100 * shards:.3g} % of it on each node")

@@ -4,8 +4,7 @@ Every sampling parameter is sent with each request, and the first thing that a p
 cuts nor bends the distribution (finding F2: an engine that silently switched on top_k first raised scores and then wrecked training).
 
 New weights are read from a folder without a restart (worker.py), also while requests run: they end first, or are frozen and go on
-with the new weights (policy.in_flight). Left out: several engines, where siblings of a group would have to share one for its prefix
-cache.
+with the new weights (policy.in_flight). Several servers are one policy in engines.py.
 """
 
 import asyncio
@@ -20,9 +19,9 @@ import numpy as np
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from .config import Config
-from .engine import NAME, Engine, engine_command, free_port, has_gpu, start_engine
+from .engine import NAME, Engine, engine_command, free_port, has_gpu, own_gpus, start_engine
 from .prompt import Template
-from .types import Completion, PolicyError
+from .types import Completion, EngineDied, PolicyError
 from .weights import Digests
 
 REQUEST_SECONDS = 1800.0
@@ -101,7 +100,7 @@ class VllmPolicy:
         return str(self._client.base_url).rstrip("/")
 
     async def sample(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Completion:
-        """One completion; PolicyError when the engine fails."""
+        """One completion; PolicyError when the engine fails, EngineDied when our own is gone."""
         choice = (await self._generate(prompt, self._sampling.parameters(max_tokens, seed)))["choices"][0]
         ids = tuple(choice["token_ids"])
         logprobs = tuple(float(entry["logprob"]) for entry in choice["logprobs"]["content"])
@@ -244,7 +243,7 @@ class VllmPolicy:
 
     async def _send(self, path: str, body: Mapping[str, object]) -> httpx.Response:
         if self._engine is not None and not self._engine.alive:
-            raise PolicyError(f"the vLLM server has died{self._last_words()}")
+            raise EngineDied(f"the vLLM server has died{self._last_words()}")
         try:
             response = await self._client.post(path, json=body)
         except httpx.TransportError as failure:
@@ -270,26 +269,43 @@ def _entry(found: Mapping[str, Any], token: int) -> float:
     return float(found[str(token)]["logprob"])
 
 
-async def start_policy(config: Config, template: Template, log: Path) -> VllmPolicy:
-    """The policy of a configuration: a server of our own, or the one at policy.url; checked, at version 0."""
+async def start_policy(config: Config, template: Template, log: Path, place: int = 0) -> VllmPolicy:
+    """The policy of a configuration: a server of our own, or the one at policy.url; checked, at version 0.
+
+    place: of the server among policy.engines on this machine: which GPUs are its own.
+    """
     if config.model is None:
         raise ValueError("model.path is missing: a model policy needs one")
     if config.policy.transfer != "folder" and not has_gpu():
         raise ValueError(f"policy.transfer: {config.policy.transfer} needs GPUs; without one use folder, which is shared memory")
     port = free_port()
     url = config.policy.url or f"http://127.0.0.1:{port}"
-    command = engine_command(config.model, config.policy, port, config.learner.lora)
+    command = [*own_gpus(config.policy, place), *engine_command(config.model, config.policy, port, config.learner.lora)]
     engine = None if config.policy.url else await start_engine(command, url, log)
-    timeout = httpx.Timeout(REQUEST_SECONDS, connect=10, pool=None)
-    client = httpx.AsyncClient(base_url=url, timeout=timeout, limits=httpx.Limits(max_connections=None), trust_env=False)
-    sampling = Sampling(config.rollout.temperature, template.stop_ids)
-    options = config.policy
-    policy = VllmPolicy(
-        client, template, sampling, engine, requests=options.max_requests, in_flight=options.in_flight, transfer=options.transfer
-    )
+    policy = make_policy(config, template, open_client(url), engine)
     try:
         await policy.prepare()
     except BaseException:
         await policy.close()
         raise
     return policy
+
+
+def open_client(url: str, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """A connection to a server: as many requests at once as are made, each bounded by REQUEST_SECONDS."""
+    timeout = httpx.Timeout(REQUEST_SECONDS, connect=10, pool=None)
+    return httpx.AsyncClient(base_url=url, timeout=timeout, limits=httpx.Limits(max_connections=None), trust_env=False, transport=transport)
+
+
+def make_policy(config: Config, template: Template, client: httpx.AsyncClient, engine: Engine | None = None) -> VllmPolicy:
+    """The policy that a server serves, not yet checked."""
+    options = config.policy
+    return VllmPolicy(
+        client,
+        template,
+        Sampling(config.rollout.temperature, template.stop_ids),
+        engine,
+        requests=options.max_requests,
+        in_flight=options.in_flight,
+        transfer=options.transfer,
+    )

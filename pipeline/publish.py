@@ -55,13 +55,13 @@ async def publish(
 
 
 @contextmanager
-def passing_folder(run: Path, size: int) -> Iterator[Path]:
+def passing_folder(run: Path, size: int, *, shared: bool = True) -> Iterator[Path]:
     """Where weights of `size` bytes pass from learner to engine, gone afterwards: shared memory with twice the room, else the run.
 
     The name is the run's, so that what a kill left there is replaced by the next publish.
     """
     name = hashlib.blake2b(str(run.absolute()).encode(), digest_size=8).hexdigest()
-    roomy = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 2 * size
+    roomy = shared and SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 2 * size
     folder = SHARED_MEMORY / f"greengrad-weights-{os.getuid()}-{name}" if roomy else run / "passing"
     try:
         yield folder

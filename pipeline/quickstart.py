@@ -39,12 +39,12 @@ class KeptEngine:
     async def serve(self, config: Config, log: Path) -> Policy:
         """A policy with the weights of config.model, started only where none runs."""
         from .actor import open_chat
-        from .policy import start_policy
+        from .engines import start_engines
 
         assert config.model
         if self._policy is None or self.weights != config.model.path:
             await self.stop()
-            self._policy = await start_policy(config, open_chat(config).template, log)
+            self._policy = await start_engines(config, open_chat(config).template, log)
             self.weights = config.model.path
         return self._policy
 

@@ -1,6 +1,6 @@
 """One rank of the learner: a DeepSpeed engine around the model, in a process of its own (light until it starts).
 
-It obeys the commands of orders.py; the ranks talk gloo over loopback on the CPU and nccl on GPUs.
+It obeys the commands of orders.py; the ranks talk gloo on the CPU and nccl on GPUs.
 
 Scaling: DeepSpeed averages over ranks (and over accumulation steps, which is switched off here). The token mean needs the plain sum
 of weight x token, so each loss is multiplied by the number of ranks. Learning rate: set by hand before each step, see learning_rate.
@@ -14,6 +14,7 @@ import resource
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -39,7 +40,8 @@ from .orders import (
 )
 from .packs import MicroBatch
 from .rank_export import export_adapters, export_model
-from .ranks import Seat
+from .ranks import Seat, Spot
+from .rest import awake, put_to_rest
 from .transfer import send
 from .weights import Digests
 
@@ -66,7 +68,7 @@ class Workshop:
 
 def serve_rank(seat: Seat, setup: LearnerSetup) -> None:
     """A rank's life: start the engine, answer commands until the owner closes the pipe. An exception ends it, traceback in its log."""
-    shop = open_workshop(seat, setup)
+    shop = open_workshop(seat.spot, setup)
     seat.pipe.send(shop.why_alone)
     while True:
         try:
@@ -80,7 +82,8 @@ def obey(shop: Workshop, command: Command) -> Any:
     """Carry out one command; the answer goes back to the owner."""
     match command:
         case Train():
-            return train(shop, command)
+            with awake(shop.engine, shop.setup.learner):
+                return train(shop, command)
         case Score():
             return [score(shop, pack, reference=command.reference) for pack in command.packs]
         case Export():
@@ -88,16 +91,18 @@ def obey(shop: Workshop, command: Command) -> Any:
         case Send():
             return send_weights(shop)
         case Save():
-            return save_checkpoint(shop.engine, command.folder)
+            with awake(shop.engine, shop.setup.learner):
+                return save_checkpoint(shop.engine, command.folder)
         case Restore():
-            return load_checkpoint(shop.engine, command.folder, shop.rank, shop.ranks)
+            with awake(shop.engine, shop.setup.learner):
+                return load_checkpoint(shop.engine, command.folder, shop.rank, shop.ranks)
         case _:
             assert_never(command)
 
 
-def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
+def open_workshop(spot: Spot, setup: LearnerSetup) -> Workshop:
     """Join the process group, load the model, wrap it in a DeepSpeed engine."""
-    prepare_environment(seat)
+    prepare_environment(spot)
     import deepspeed
     import torch
 
@@ -108,12 +113,13 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
 
     gpu = torch.cuda.is_available()
     if gpu:
-        torch.cuda.set_device(seat.rank)
+        torch.cuda.set_device(spot.local_rank)
     else:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // seat.ranks))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // spot.local_ranks))
     torch.manual_seed(setup.learner.seed)
+    limit = timedelta(seconds=setup.command_seconds)  # of one collective: a peer that hangs ends this rank too
     torch.distributed.init_process_group(
-        "nccl" if gpu else "gloo", init_method=f"file://{seat.rendezvous}", rank=seat.rank, world_size=seat.ranks
+        "nccl" if gpu else "gloo", init_method=spot.rendezvous, rank=spot.rank, world_size=spot.ranks, timeout=limit
     )
     # Its shared-memory kernel is for inference; without this line the first start compiles it for a minute or two.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -130,19 +136,21 @@ def open_workshop(seat: Seat, setup: LearnerSetup) -> Workshop:
         config=deepspeed_config(setup),
     )
     engine.train(setup.learner.activation_checkpointing)
+    put_to_rest(engine, setup.learner)
     second = setup.loss.kl_coef and not setup.learner.lora
     reference = Scorer(load_model(setup), Scoring(setup.learner.head_chunk)).eval().to(engine.device) if second else None
     share = share_sequences(model, setup.learner.sequence_parallel) if setup.learner.sequence_parallel > 1 and not why_alone else None
-    return Workshop(setup, seat.rank, seat.ranks, engine, model, why_alone, share, reference)
+    return Workshop(setup, spot.rank, spot.ranks, engine, model, why_alone, share, reference)
 
 
-def prepare_environment(seat: Seat) -> None:
-    """Variables that DeepSpeed reads at import: no MPI, loopback only, its compiled extensions in our cache."""
+def prepare_environment(spot: Spot) -> None:
+    """Variables that DeepSpeed reads at import: no MPI, one interface, its compiled extensions in our cache."""
     cache = Path(os.environ.get("GREENGRAD_HOME") or Path.home() / ".cache" / "greengrad")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache / "torch_extensions"))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", spot.interface)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads; threads that spin starve whatever shares the cores
-    os.environ |= {"RANK": str(seat.rank), "LOCAL_RANK": str(seat.rank), "WORLD_SIZE": str(seat.ranks), "LOCAL_SIZE": str(seat.ranks)}
+    os.environ |= {"RANK": str(spot.rank), "LOCAL_RANK": str(spot.local_rank)}
+    os.environ |= {"WORLD_SIZE": str(spot.ranks), "LOCAL_SIZE": str(spot.local_ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     import torch
 
@@ -166,7 +174,7 @@ def deepspeed_config(setup: LearnerSetup) -> dict[str, Any]:
             "reduce_bucket_size": 20_000_000,
             "allgather_bucket_size": 20_000_000,
             "overlap_comm": False,
-            "offload_optimizer": {"device": learner.offload_optimizer},
+            "offload_optimizer": {"device": "cpu" if learner.offload_optimizer == "cpu" else "none"},
         },
         "steps_per_print": 1_000_000_000,
     }

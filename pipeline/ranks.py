@@ -8,7 +8,6 @@ import faulthandler
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 LOG_TAIL = 4000
 """Characters of a dead rank's log that go into the error."""
@@ -27,15 +26,48 @@ class RankError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """A rank's place in the crew."""
+class Spot:
+    """A rank's place in the crew, and on its machine."""
 
     rank: int
     ranks: int
-    rendezvous: Path
-    """A file that does not exist yet, for torch.distributed's file:// start-up: no port to race for."""
+    rendezvous: str
+    """Where the ranks meet: torch.distributed's init_method. On one machine a file that does not exist yet: no port to race for."""
+    local_rank: int
+    """Its number on its machine, and its GPU."""
+    local_ranks: int
+    interface: str = "lo"
+    """The network interface between the ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A rank's place, its connection to the owner, its log."""
+
+    spot: Spot
     pipe: Connection
     log: Path
+
+    @property
+    def rank(self) -> int:
+        """From 0."""
+        return self.spot.rank
+
+
+class Crew(Protocol):
+    """Ranks that obey: processes of this machine (Ranks), or actors of a cluster."""
+
+    def answers(self, question: str, seconds: float) -> list[Any]:
+        """One object from each rank; RankError after `seconds` or when one has died."""
+        ...
+
+    def call(self, commands: Sequence[object], seconds: float) -> list[Any]:
+        """One command to each rank, and all answers."""
+        ...
+
+    def close(self) -> None:
+        """Let them go; safe to call twice."""
+        ...
 
 
 class Ranks:
@@ -44,14 +76,14 @@ class Ranks:
     def __init__(self, main: Callable[[Seat, Any], None], setup: object, count: int, logs: Path) -> None:
         logs.mkdir(parents=True, exist_ok=True)
         self._scratch = tempfile.TemporaryDirectory(prefix="greengrad-ranks-")
-        rendezvous = Path(self._scratch.name) / "rendezvous"
+        rendezvous = f"file://{self._scratch.name}/rendezvous"
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._seats: list[Seat] = []
         self._processes: list[multiprocessing.process.BaseProcess] = []
         for rank in range(count):
             ours, theirs = context.Pipe()
-            seat = Seat(rank, count, rendezvous, theirs, logs / f"rank{rank}.log")
+            seat = Seat(Spot(rank, count, rendezvous, rank, count), theirs, logs / f"rank{rank}.log")
             process = context.Process(target=_enter, args=(main, seat, setup), daemon=True, name=f"rank {rank}")
             process.start()
             theirs.close()
@@ -119,19 +151,29 @@ def _obituary(seat: Seat, exitcode: int | None) -> str:
     cause = f"exit code {exitcode}"
     if exitcode is not None and exitcode < 0:
         cause = f"killed by {signal.Signals(-exitcode).name}" + (" (out of memory?)" if exitcode == -signal.SIGKILL else "")
-    tail = seat.log.read_text(errors="replace")[-LOG_TAIL:] if seat.log.exists() else ""
-    return f"rank {seat.rank} of {seat.ranks} died: {cause}; the end of {seat.log}:\n{tail}"
+    return describe_death(seat.spot, cause, seat.log)
+
+
+def describe_death(spot: Spot, cause: str, log: Path) -> str:
+    """For the error message, with the end of the log."""
+    tail = log.read_text(errors="replace")[-LOG_TAIL:] if log.exists() else ""
+    return f"rank {spot.rank} of {spot.ranks} died: {cause}; the end of {log}:\n{tail}"
 
 
 def _enter(main: Callable[[Seat, Any], None], seat: Seat, setup: object) -> None:
     """What a rank does first: send output (a traceback too) to its log, ignore Ctrl-C (the owner decides), watch its owner."""
-    with seat.log.open("ab", buffering=0) as log:
-        os.dup2(log.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
+    write_to(seat.log)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     threading.Thread(target=_end_with_owner, daemon=True).start()
     main(seat, setup)
+
+
+def write_to(file: Path) -> None:
+    """Everything that this process prints, from C too."""
+    with file.open("ab", buffering=0) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
 
 
 def _end_with_owner() -> None:

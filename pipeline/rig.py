@@ -6,14 +6,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sandbox import Image, Sandbox
+from sandbox import Image, Sandbox, SandboxError
 from tasks import Task, Verdict
 
 from .config import RolloutConfig
 from .diary import Diary, NoDiary
 from .opening import Opening
 from .prompt import Chat
-from .types import Turn
+from .types import Episode, Policy, Turn
 
 
 class Machines(Protocol):
@@ -50,6 +50,8 @@ class Rig:
     retry_seconds: float = 1.0
     """Wait before an attempt that follows a failure of the infrastructure; doubled each time."""
     diary: Diary = field(default_factory=NoDiary)
+    elsewhere: "Elsewhere | None" = None
+    """Who plays the episodes on other machines (dispatch.Dispatcher); None: they play here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,41 @@ class Slot:
     step: int = 0
     prefix: tuple[Turn, ...] = ()
     """Recorded turns from which it starts: carried out again, seen by the policy, no part of what it is credited for."""
+
+
+NOWHERE = "there are no machines in this process: its episodes play on the nodes of a cluster"
+
+
+class Nowhere:
+    """The machines of a process that has none: its episodes play elsewhere."""
+
+    def lease(
+        self, image: Image, *, like: Sandbox | None = None, begun: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[Sandbox]:
+        """Never given."""
+        raise SandboxError(NOWHERE)
+
+    async def diff(self, sandbox: Sandbox, image: Image) -> str:
+        """There is no sandbox to take it in."""
+        raise SandboxError(NOWHERE)
+
+    async def grade(self, task: Task, patch: str) -> Verdict:
+        """There is no machine to grade in."""
+        raise SandboxError(NOWHERE)
+
+
+def remote_rig(chat: Chat, rollout: RolloutConfig, context: int, elsewhere: "Elsewhere") -> Rig:
+    """What the episodes of a run are made with that others play."""
+    none = Nowhere()
+    return Rig(chat, none, none.diff, none.grade, rollout, context, 0.0, 0.0, elsewhere=elsewhere)
+
+
+class Elsewhere(Protocol):
+    """Plays episodes on other machines."""
+
+    async def __call__(self, policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:
+        """As rollout.run_episode does here."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

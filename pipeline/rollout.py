@@ -53,6 +53,8 @@ class _Record:
 
 async def run_episode(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:
     """Attempt a task and grade it; each of the two is tried again infra_retries times when the infrastructure fails."""
+    if rig.elsewhere is not None:
+        return await rig.elsewhere(policy, task, rig, slot)
     started = time.monotonic()
     record = _Record()
     try:
@@ -243,6 +245,7 @@ async def _take_turn(turn: Turn, seat: Seat) -> None:
         turn = turn if turn.observation else replace(turn, observation=f"{USED_UP}{error}]")
     seat.turns.append(replace(turn, anchor=seen.anchor, passed=seen.passed))
     seat.rig.diary.record_turn(seat.slot.episode_id, seat.turns)
+    await seat.rig.diary.kept(seat.slot.episode_id)
     if failure is not None:
         raise failure
 

@@ -57,6 +57,10 @@ class World:
     """What the learner's speed is compared with; None: it is not."""
     asleep: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
     """The engine while the learner takes its step (policy.sleep)."""
+    shared_memory: bool = True
+    """Learner and engine are on this machine: weights pass between them through its memory, not through the run folder."""
+    restarts: int = 0
+    """How often this process has opened the run's world again (recover.py)."""
 
 
 async def train(config: Config, journal: Journal, world: World) -> None:
@@ -76,7 +80,7 @@ async def train(config: Config, journal: Journal, world: World) -> None:
                 if is_evaluated(config, step):
                     metrics |= await evaluate_held_out(config, journal, world, step)
                     clock.lap("eval")
-                metrics |= {"train/version": float(world.policy.version), **clock.take()}
+                metrics |= {"train/version": float(world.policy.version), "train/restarts": float(world.restarts), **clock.take()}
                 metrics |= measure_speed(metrics, world.yardstick, overlapped=schedule.ahead > 0)
                 journal.commit_step(step, metrics)
                 copy(step, metrics)
@@ -143,13 +147,14 @@ def count_rounds(journal: Journal, tasks_per_step: int) -> int:
 async def publish_step(config: Config, journal: Journal, world: World, batch: Batch) -> dict[str, float]:
     """The new weights into the engine, compared on sampled tokens of the batch; PublishError stops the run."""
     probes, version = batch.samples[:PROBES], world.policy.version + 1
-    with open_passage(config, journal) as folder:
+    with open_passage(config, journal, world) as folder:
         return await publish(world.learner, world.policy, folder, version, probes=probes, tolerance=config.policy.publish_tolerance)
 
 
-def open_passage(config: Config, journal: Journal) -> AbstractContextManager[Path]:
+def open_passage(config: Config, journal: Journal, world: World) -> AbstractContextManager[Path]:
     """Where the run's weights pass from learner to engine."""
-    return passing_folder(journal.run, measure_weights(config.model.path) if config.model else 0)
+    size = measure_weights(config.model.path) if config.model else 0
+    return passing_folder(journal.run, size, shared=world.shared_memory)
 
 
 async def resume(config: Config, journal: Journal, world: World) -> None:
@@ -168,7 +173,7 @@ async def resume(config: Config, journal: Journal, world: World) -> None:
             journal.record_batch(step, batch.digest, batch.fates)
         if batch.samples:
             await asyncio.to_thread(world.learner.step, batch)
-    with open_passage(config, journal) as folder:
+    with open_passage(config, journal, world) as folder:
         await asyncio.to_thread(world.learner.export, folder, whole=False)
         await world.policy.load(folder, _version(steps[max(steps)]))
     log.info("resumed at step %d with the weights of version %d", journal.next_step, world.policy.version)

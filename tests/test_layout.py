@@ -35,7 +35,7 @@ ROOMS = {
     "git": {"sandbox/repo.py", "tasks/mine.py"},
     "libcst": {"tasks/spans.py", "tasks/operators.py", "tasks/operators_flow.py"},
     "datasets": {"tasks/sources.py", "tasks/export.py"},
-    "ray": {"pipeline/cluster.py"},
+    "ray": {"pipeline/cluster.py", "pipeline/actors.py"},
     "tensorboard": {"pipeline/sinks.py"},
     "wandb": {"pipeline/sinks.py"},
     "trackio": {"pipeline/sinks.py"},

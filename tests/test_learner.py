@@ -14,7 +14,9 @@ from pipeline.config import LearnerConfig, LossConfig, OptimConfig
 from pipeline.convert import tiny_model
 from pipeline.learner import DeepSpeedLearner
 from pipeline.orders import LearnerSetup, learning_rate, split_minibatches
-from pipeline.ranks import RankError
+from pipeline.rank import obey, open_workshop
+from pipeline.ranks import RankError, Ranks, Seat
+from pipeline.rest import move_states
 from pipeline.types import Batch, Sample
 
 pytestmark = pytest.mark.deepspeed
@@ -99,6 +101,7 @@ def naive_steps(folder, samples, count):
 
 
 CPU: dict[str, object] = {"offload_optimizer": "cpu"}
+BETWEEN: dict[str, object] = {"offload_optimizer": "between_steps"}
 SHARED: dict[str, object] = {"sequence_parallel": 2}
 """Two ranks that share their sequences (Ulysses)."""
 
@@ -119,6 +122,8 @@ def expected_steps(model):
         (1, 1, 4096, False, CPU),
         pytest.param(2, 2, 100, False, CPU, marks=pytest.mark.long),
         (2, 3, 100, False, CPU),
+        (2, 3, 100, False, BETWEEN),
+        pytest.param(2, 1, 100, False, BETWEEN, marks=pytest.mark.long),
         pytest.param(2, 1, 4096, False, SHARED, marks=pytest.mark.long),
         (2, 3, 100, True, SHARED),
         pytest.param(2, 0, 100, False, SHARED | {"share_prefixes": False}, marks=pytest.mark.long),
@@ -139,6 +144,28 @@ def test_u3_ranks_accumulation_and_zero_stage_change_no_loss_gradient_or_update(
         assert norm > 1, "clipping took part"
     if ranks == 1:
         assert metrics["optim/computed_tokens"] < sum(LENGTHS), "shared beginnings were computed once"
+
+
+def serve_and_tell(seat: Seat, setup: LearnerSetup) -> None:
+    """A rank that says, after a step, how many bytes of the optimiser rest."""
+    shop = open_workshop(seat.spot, setup)
+    seat.pipe.send("")
+    seat.pipe.send(obey(shop, seat.pipe.recv()))
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in shop.model.parameters())
+    seat.pipe.send((move_states(shop.engine, "cpu"), parameters))
+    seat.pipe.recv()
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_masters_and_both_moments_of_all_parameters_rest_between_steps(model, tmp_path, stage):
+    learner = LearnerConfig(ranks=2, zero_stage=stage, dtype="bfloat16", offload_optimizer="between_steps")
+    setup = LearnerSetup(model, learner, OptimConfig(), LossConfig(old_logprobs="engine"), tmp_path / "logs")
+    crew = Ranks(serve_and_tell, setup, 2, setup.logs)
+    DeepSpeedLearner(setup, crew).step(BATCH)
+    told = crew.answers("what rests", 60)
+    crew.close()
+    padded = sum(moved for moved, _ in told) / (12 * told[0][1])
+    assert 1 <= padded < 1.01, told
 
 
 SIZES = {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

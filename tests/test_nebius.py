@@ -1,17 +1,11 @@
-"""The two published recipes end to end, as they are but for their size: a tiny model, two learner ranks, tasks of two lines.
+"""The two published recipes end to end, as they are but for their size: a tiny model, two learner ranks, tasks of two lines."""
 
-The model first learns the toy tasks by heart from the scripted expert, or nothing would ever be resolved and no step would learn.
-"""
-
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.convert import tiny_model
 from pipeline.journal import Journal
-from tasks.toy import toy_suite
+from tests.conftest import greengrad
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = {
@@ -32,30 +26,6 @@ SMALL = {
     "train.steps": "2",
 }
 """What makes them small enough; every other key is the recipe's."""
-BY_HEART = {"model.rope_yarn": "4.0", "rft.epochs": "200", "rft.lr": "3e-3", "rft.batch_episodes": "2", "rft.warmup_steps": "5"}
-
-
-def greengrad(folder: Path, command: str, config: Path, **keys: str) -> None:
-    """Run a command of ours in `folder`; its output is the failure's text."""
-    words = [word for key, value in keys.items() for word in (f"--{key}", value)]
-    told = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", command, str(config), *words], cwd=folder, capture_output=True, text=True, timeout=1200
-    )
-    assert told.returncode == 0, (told.stdout + told.stderr)[-3000:]
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a suite and a tiny model that knows it by heart, more or less."""
-    folder = tmp_path_factory.mktemp("nebius")
-    suite, model = toy_suite(folder / "suite").path, tiny_model(folder / "blank", positions=32_768)
-    (folder / "gold.yaml").write_text(
-        f"tasks: {{suite: {suite}}}\nsandbox: {{backend: bubblewrap}}\nrollout: {{policy: gold, group_size: 1}}\n"
-    )
-    model_keys = {"model.path": str(model), "model.context": "65536"}
-    greengrad(folder, "rollout", folder / "gold.yaml", run="gold", **model_keys)
-    greengrad(folder, "train", folder / "gold.yaml", run="learned", **BY_HEART, **model_keys, **{"rft.episodes": "gold"})
-    return folder
 
 
 @pytest.mark.vllm

@@ -90,7 +90,7 @@ def test_a_72b_run_on_16_nodes_is_planned_without_the_model(name: str) -> None:
     assert plan.total("sample") == pytest.approx(0.9 * 141e9)
     gradients = next(row.size for row in plan.rows if row.what == "gradients")
     assert gradients == pytest.approx(2 * 72.7e9 / 128)
-    assert any("several nodes are planned with, not started" in note for note in plan.notes)
+    assert any("greengrad train --cluster auto" in note for note in plan.notes)
 
 
 def test_a_placement_with_too_few_gpus_is_told() -> None:
