@@ -84,7 +84,7 @@ def _interface_of(address: str) -> str:
     """The network interface that has this address."""
     import psutil
 
-    return next(name for name, entries in psutil.net_if_addrs().items() if any(entry.address == address for entry in entries))
+    return next(str(name) for name, entries in psutil.net_if_addrs().items() if any(entry.address == address for entry in entries))
 
 
 class ClusterRanks:
@@ -244,7 +244,8 @@ class RemoteNode:
 
     async def prepare(self, tasks: Sequence[Task]) -> Prepared:
         """See RolloutNode."""
-        return await _asked(self._actor.prepare.remote(tasks))
+        prepared: Prepared = await _asked(self._actor.prepare.remote(tasks))
+        return prepared
 
     async def begin(self, order: Order) -> None:
         """See RolloutNode."""
@@ -256,7 +257,8 @@ class RemoteNode:
 
     async def take(self, kept: int, seconds: float) -> Sequence[Event]:
         """See RolloutNode."""
-        return await _asked(self._actor.take.remote(kept, seconds))
+        events: Sequence[Event] = await _asked(self._actor.take.remote(kept, seconds))
+        return events
 
     def kill(self) -> None:
         """Its machines are removed by its reaper."""

@@ -146,12 +146,19 @@ async def run_group(actor: Actor, task: Task, rig: Rig, schedule: Schedule, wher
     async def run(slot: Slot) -> Episode:
         if slot.episode_id in schedule.done:
             return schedule.done[slot.episode_id]
+        name_task(slot.episode_id)
         episode = await run_episode(policy, task, rig, slot)
         schedule.on_episode(episode)
         return episode
 
     slots = [Slot(f"{group_id}.{number:02d}", group_id, schedule.seed, step, prefix) for number in range(rig.rollout.group_size)]
     return Group(group_id, task.instance_id, step, tuple(await gather([run(slot) for slot in slots])))
+
+
+def name_task(name: str) -> None:
+    """How a stalled run calls what waits here (recover.py)."""
+    if (task := asyncio.current_task()) is not None:
+        task.set_name(name)
 
 
 def choose_tasks(tasks: Sequence[Task], done: int, count: int, seed: int) -> list[Task]:

@@ -92,6 +92,7 @@ class Dispatcher:
             try:
                 return await self._play(line, policy, task, rig, slot)
             except NodeLost as failure:
+                self._lose(line, str(failure))
                 log.warning("%s goes on elsewhere: %s", slot.episode_id, failure)
 
     async def _find_room(self) -> _Line:
@@ -127,14 +128,22 @@ class Dispatcher:
                     _note(event, line.playing)
                 kept += len(events)
         except (NodeLost, TimeoutError) as failure:
-            line.lost = True
-            line.node.kill()
-            why = str(failure) or f"no answer for {SILENCE:.0f} s"
-            for played in line.playing.values():
-                if not played.done.done():
-                    played.done.set_exception(NodeLost(f"node {line.node.name} is lost: {why}"))
-            if all(line.lost for line in self._lines):
-                self._places.put_nowait(None)
+            self._lose(line, str(failure) or f"no answer for {SILENCE:.0f} s")
+        except BaseException as failure:  # the journal cannot be written, or we are wrong: who waits for this node hears of it
+            self._lose(line, repr(failure), failure)
+            raise
+
+    def _lose(self, line: _Line, why: str, cause: BaseException | None = None) -> None:
+        """A node is gone: its episodes hear of it, and who waits for room when there is none left."""
+        if line.lost:
+            return
+        line.lost = True
+        line.node.kill()
+        for played in line.playing.values():
+            if not played.done.done():
+                played.done.set_exception(cause or NodeLost(f"node {line.node.name} is lost: {why}"))
+        if all(other.lost for other in self._lines):
+            self._places.put_nowait(None)
 
     async def __aenter__(self) -> "Dispatcher":
         self._listening = [asyncio.create_task(self._listen(line), name=f"listen to {line.node.name}") for line in self._lines]
@@ -147,24 +156,21 @@ class Dispatcher:
 
 
 def _note(event: Event, playing: dict[int, _Played]) -> None:
-    """One event into the diary of its episode; an episode that cannot be recorded ends with what went wrong."""
+    """One event into the diary of its episode."""
     played = playing.get(event.ticket)
     if played is None or played.done.done():
         return
-    try:
-        match event:
-            case Took():
-                played.turns.append(event.turn)
-                played.diary.record_turn(played.slot.episode_id, played.turns)
-            case CutBack():
-                del played.turns[event.keep :]
-                played.diary.cut(played.slot.episode_id, event.keep, event.why)
-            case Finished(result=BaseException() as error):
-                played.done.set_exception(error)
-            case Finished(result=Episode() as episode):
-                played.done.set_result(episode)
-    except Exception as error:  # of the journal: it belongs to this episode's caller, who ends the run
-        played.done.set_exception(error)
+    match event:
+        case Took():
+            played.turns.append(event.turn)
+            played.diary.record_turn(played.slot.episode_id, played.turns)
+        case CutBack():
+            del played.turns[event.keep :]
+            played.diary.cut(played.slot.episode_id, event.keep, event.why)
+        case Finished(result=BaseException() as error):
+            played.done.set_exception(error)
+        case Finished(result=Episode() as episode):
+            played.done.set_result(episode)
 
 
 async def _stop(node: Node, ticket: int) -> None:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tasks import Task
 
@@ -68,7 +69,8 @@ class Outbox:
         self._events: list[Event] = []
         self._kept = 0
         """Events that the owner has written down."""
-        self._changed = asyncio.Condition()
+        self._news = asyncio.Event()
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
     @property
     def count(self) -> int:
@@ -78,25 +80,27 @@ class Outbox:
     def put(self, event: Event) -> None:
         """One more."""
         self._events.append(event)
+        self._news.set()
 
     async def safe(self, count: int) -> None:
         """Wait until the owner has so many."""
-        async with self._changed:
-            self._changed.notify_all()
-            await self._changed.wait_for(lambda: self._kept >= count)
+        if self._kept < count:
+            self._waiting.append((count, asyncio.get_running_loop().create_future()))
+            await self._waiting[-1][1]
 
     async def take(self, kept: int, seconds: float) -> list[Event]:
         """The owner has `kept`, and gets what came since; nothing after `seconds` without news."""
-        async with self._changed:
-            del self._events[: kept - self._kept]
-            self._kept = kept
-            self._changed.notify_all()
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._changed.wait_for(lambda: bool(self._events))
-            except TimeoutError:
-                return []
-            return list(self._events)
+        del self._events[: kept - self._kept]
+        self._kept = kept
+        for _, future in (safe := [one for one in self._waiting if one[0] <= kept]):
+            if not future.done():  # its episode may have been cancelled
+                future.set_result(None)
+        self._waiting = [one for one in self._waiting if one not in safe]
+        if not self._events:
+            self._news.clear()
+            await asyncio.wait([news := asyncio.ensure_future(self._news.wait())], timeout=seconds)
+            news.cancel()
+        return list(self._events)
 
 
 class NodeDiary:
@@ -136,7 +140,7 @@ class RolloutNode:
         """policies: one for each engine, in the order in which the owner numbers them."""
         self._open_rig, self._policies = rig, policies
         self._outbox = Outbox()
-        self._playing: dict[int, asyncio.Task[None]] = {}
+        self._playing: dict[int, asyncio.Task[Episode]] = {}
         self._closing = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
         self._rig: Rig | None = None
@@ -159,21 +163,19 @@ class RolloutNode:
 
     async def begin(self, order: Order) -> None:
         """Play an episode; its events carry the order's ticket."""
-        self._playing[order.ticket] = asyncio.create_task(self._play(order), name=order.slot.episode_id)
-
-    async def _play(self, order: Order) -> None:
         assert self._rig is not None
         policy = self._policies[order.engine]
         policy.version = max(policy.version, order.version)
         rig = replace(self._rig, rollout=order.rollout, diary=NodeDiary(self._outbox, order, policy))
-        result: Episode | BaseException
-        try:
-            result = await run_episode(policy, order.task, rig, order.slot)
-        except Exception as error:  # the owner raises it: there it ends the run, with its traceback
-            result = error
-        self._playing.pop(order.ticket)
-        self._outbox.put(Finished(order.ticket, result))
-        await self._outbox.safe(0)  # wakes who takes
+        task = asyncio.create_task(run_episode(policy, order.task, rig, order.slot), name=order.slot.episode_id)
+        self._playing[order.ticket] = task
+        task.add_done_callback(partial(self._tell, order.ticket))
+
+    def _tell(self, ticket: int, task: asyncio.Task[Episode]) -> None:
+        """An exception is the owner's to raise: there it ends the run, with its traceback."""
+        self._playing.pop(ticket, None)
+        if not task.cancelled():
+            self._outbox.put(Finished(ticket, task.exception() or task.result()))
 
     async def stop(self, ticket: int) -> None:
         """The owner wants an episode no more."""

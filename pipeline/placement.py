@@ -31,6 +31,8 @@ class Post:
     """A place for one rank or one engine."""
 
     node: NodeFacts
+    number: int
+    """Of the (first) GPU or processor on the node."""
     gpus: tuple[int, ...]
     """Numbers on the node; empty on a CPU."""
 
@@ -97,14 +99,14 @@ def local_numbers(posts: Sequence[Post]) -> list[tuple[int, int]]:
 
 
 def _posts(node: NodeFacts, on_gpu: bool) -> list[Post]:
-    return [Post(node, (gpu,)) for gpu in range(node.gpus)] if on_gpu else [Post(node, (cpu,)) for cpu in range(node.cpus)]
+    return [Post(node, gpu, (gpu,)) for gpu in range(node.gpus)] if on_gpu else [Post(node, cpu, ()) for cpu in range(node.cpus)]
 
 
 def _blocks(posts: Sequence[Post], width: int) -> list[Post]:
     """As many engines of `width` GPUs as a node's posts make."""
-    starts = range(0, len(posts) - width + 1, width)
-    return [Post(posts[start].node, tuple(number for post in posts[start : start + width] for number in post.gpus)) for start in starts]
+    parts = [posts[start : start + width] for start in range(0, len(posts) - width + 1, width)]
+    return [Post(part[0].node, part[0].number, tuple(gpu for post in part for gpu in post.gpus)) for part in parts]
 
 
 def _on(post: Post) -> str:
-    return f" (GPU {', '.join(map(str, post.gpus))})" if post.node.gpus else ""
+    return f" (GPU {', '.join(map(str, post.gpus))})" if post.gpus else ""

@@ -102,13 +102,13 @@ async def test_a_stall_says_who_waits_for_whom_and_is_a_loss(tmp_path: Path) -> 
 
 
 class HangingPolicy(SlowPolicy):
-    """Never answers after `left` requests."""
+    """Answers so many requests, and no more."""
 
-    left = 20
+    answers = 20
 
     async def sample(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Completion:
-        self.left -= 1
-        if self.left < 0:
+        self.answers -= 1
+        if self.answers < 0:
             await wait_for_an_answer()
         return await super().sample(prompt, max_tokens, seed)
 
@@ -126,7 +126,8 @@ async def test_a_run_that_stalls_is_opened_again_and_goes_on(tmp_path: Path) -> 
         await train_through(make_config(2, stall_seconds=1), journal, open_world)
         assert journal.steps()[1]["train/restarts"] == 1 and len(journal.rows()) == 2 * 2 * 8
         assert "resumed" in {what for _, what, _ in journal.ledger().events}
-    assert "HangingPolicy.sample" in read_all(tmp_path / "logs")[0]
+    told = read_all(tmp_path / "logs")[0]
+    assert "00000.00000.toy-" in told and "HangingPolicy.sample" in told
 
 
 async def test_work_that_gets_on_is_no_stall(tmp_path: Path) -> None:
