@@ -129,6 +129,8 @@ class Dispatcher:
                 kept += len(events)
         except (NodeLost, TimeoutError) as failure:
             self._lose(line, str(failure) or f"no answer for {SILENCE:.0f} s")
+        except asyncio.CancelledError:  # we are closed, and so are our episodes
+            raise
         except BaseException as failure:  # the journal cannot be written, or we are wrong: who waits for this node hears of it
             self._lose(line, repr(failure), failure)
             raise

@@ -21,6 +21,7 @@ class Daemon:
     def start(self) -> None:
         """Start it and wait until it answers."""
         folder = self.folder
+        folder.mkdir(exist_ok=True)
         places = [f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/docker.pid", f"--host={self.host}"]
         quiet = ["--bridge=none", "--iptables=false", "--ip6tables=false", "--log-level=error", "--live-restore=false"]
         with (folder / "log").open("ab") as log:

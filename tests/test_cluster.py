@@ -42,7 +42,9 @@ class Machines:
             daemon.copy_base()
         small = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
         nowhere = {"DOCKER_HOST": f"unix://{folder}/none.sock"}
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "env_vars": nowhere, **small})
+        quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+        head = {"num_cpus": 3, "env_vars": nowhere, "_system_config": quick, **small}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = [
             self.cluster.add_node(num_cpus=0, env_vars={"DOCKER_HOST": daemon.host}, object_store_memory=100 * 2**20)
             for daemon in self.daemons
@@ -73,6 +75,14 @@ def kill_process(word: str) -> None:
     found = [one for one in psutil.process_iter(["cmdline"]) if any(word in part for part in one.info["cmdline"] or ())]
     assert found, f"no process of {word}"
     found[0].send_signal(signal.SIGKILL)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether it became true in time."""
+    end = time.monotonic() + seconds
+    while not (found := true()) and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
 
 
 def in_step(run: Path, step: int) -> bool:
@@ -126,4 +136,5 @@ def test_a_run_on_a_cluster_goes_on_by_itself_when_parts_of_it_are_killed_in_mid
     assert steps[len(names)]["train/restarts"] == sum(name in ("a learner rank", "the vLLM server") for name in names), said
     assert all(episode.reward is not None for episode in episodes), "an infrastructure failure was counted as an episode"
     assert len({episode.episode_id for episode in episodes}) == 16 * len(steps)
+    assert wait_until(lambda: not machines.daemons[0].containers()), "machines were left on a node"
     assert [fault for ledger in check_run(run) for fault in ledger.faults] == []
