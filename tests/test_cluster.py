@@ -13,7 +13,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from pipeline.journal import Journal
+from pipeline.journal import Journal, JournalError
 from pipeline.ledger import check_run
 from tests.daemons import Daemon
 
@@ -87,10 +87,11 @@ def wait_until(true: Callable[[], bool], seconds: float = 30.0) -> bool:
 
 def in_step(run: Path, step: int) -> bool:
     """Whether the run is in the middle of a step: episodes have turns and are not finished."""
-    if not (run / "journal.sqlite").exists():
-        return False
-    with Journal(run, readonly=True) as journal:
-        return journal.next_step >= step and bool(journal.ledger().open_turns)
+    try:
+        with Journal(run, readonly=True) as journal:
+            return journal.next_step >= step and bool(journal.ledger().open_turns)
+    except (FileNotFoundError, JournalError):
+        return False  # it is being made
 
 
 def train_and_lose(config: Path, run: Path, address: str, losses: list[Callable[[], None]]) -> str:

@@ -5,8 +5,9 @@
 
     steps    train() with recorded model latencies, sleeping tools, graders and learner: a step with train.max_lag 0, 1 and 2, over the
              larger of the rollout path (the same without a learner) and the learner path (update and publish)
-    turns    wall of an episode less its sleeps, per turn, and processor time per turn; beside mini-swe-agent's batch runner where --mini
-             names a Python that has it (python -m venv V; V/bin/pip install mini-swe-agent), with the same sleeps and texts
+    turns    wall of an episode less what its sleeps took, per turn; how late these ended; processor time per turn; beside mini-swe-agent's
+             batch runner where --mini names a Python that has it (python -m venv V; V/bin/pip install mini-swe-agent), with the same
+             sleeps and texts
     crowd    2,000 scripted episodes at once in this process: memory
     engine   the real vLLM (--model) and real sandboxes beside a learner that sleeps: share of the time in which no request runs
 
@@ -67,11 +68,19 @@ def pick(values: Sequence[float], *where: int) -> float:
     return values[random.Random(hash(where)).randrange(len(values))]
 
 
+async def sleep(seconds: float) -> tuple[float, float]:
+    """What it took, and how much longer that was than asked (timers, and a busy event loop)."""
+    began = time.perf_counter()
+    await asyncio.sleep(seconds)
+    took = time.perf_counter() - began
+    return took, took - seconds
+
+
 class Recorded:
     """A policy that sleeps as long as a recorded turn, then says a fixed text; its version changes as a real one's."""
 
     def __init__(self, chat: Chat, scale: float, fixed: bool, publish: float = 0.0) -> None:
-        self.version, self.slept, self.now, self.most = 0, 0.0, 0, 0
+        self.version, self.slept, self.late, self.now, self.most = 0, 0.0, 0.0, 0, 0
         self._chat, self._scale, self._fixed, self._publish = chat, scale, fixed, publish
         self._ids = {text: tuple(chat.write(text)) for text in (BASH, SUBMIT)}
 
@@ -80,8 +89,8 @@ class Recorded:
         version, seconds = self.version, pick(MODEL_SECONDS, seed) * self._scale
         self.now += 1
         self.most = max(self.most, self.now)
-        await asyncio.sleep(seconds)
-        self.now, self.slept = self.now - 1, self.slept + seconds
+        took, late = await sleep(seconds)
+        self.now, self.slept, self.late = self.now - 1, self.slept + took, self.late + late
         text = SUBMIT if not self._fixed and seed % 4 == 0 else BASH
         ids = self._ids[text]
         return Completion(ids, (0.0,) * len(ids), text, version, True)
@@ -127,13 +136,13 @@ class Sleepy(SoftmaxLearner):
 class SleepingMachine(FakeSandbox):
     """Sleeps as long as a recorded command."""
 
-    slept, scale = 0.0, 0.0
+    slept, late, scale = 0.0, 0.0, 0.0
 
     async def run(self, command: str, **options: object):  # type: ignore[no-untyped-def,override]
         """The same output each time."""
         seconds = pick(TOOL_SECONDS, len(self.commands)) * self.scale
-        SleepingMachine.slept += seconds
-        await asyncio.sleep(seconds)
+        took, late = await sleep(seconds)
+        SleepingMachine.slept, SleepingMachine.late = SleepingMachine.slept + took, SleepingMachine.late + late
         return await super().run(command)
 
 
@@ -231,7 +240,8 @@ class TimedPool(Pool):
 async def run_episodes(chat: Chat, at_once: int, count: int, scale: float) -> dict[str, float]:
     """`count` episodes, `at_once` at a time, through our batch runner, their record included."""
     rollout = RolloutConfig(max_turns=TURNS, max_new_tokens=4096)
-    policy, SleepingMachine.scale, SleepingMachine.slept, begin = Recorded(chat, scale, fixed=True), scale, 0.0, time.process_time()
+    policy, SleepingMachine.scale, begin = Recorded(chat, scale, fixed=True), scale, time.process_time()
+    SleepingMachine.slept = SleepingMachine.late = 0.0
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
         async with TimedPool(Machines(), Limits(), at_once) as pool:
             tasks = [make_task(one) for one in range(count)]
@@ -239,7 +249,9 @@ async def run_episodes(chat: Chat, at_once: int, count: int, scale: float) -> di
         assert all(row.turns == TURNS for row in journal.rows())
         wall = sum(row.seconds for row in journal.rows()) - pool.waited
     overhead = (wall - policy.slept - SleepingMachine.slept) / (count * TURNS)
-    return {"overhead_ms": 1e3 * overhead, "cpu_ms": 1e3 * (time.process_time() - begin) / (count * TURNS), "at_once": policy.most}
+    late, cpu = policy.late + SleepingMachine.late, time.process_time() - begin
+    per_turn = {"overhead_ms": overhead, "late_ms": late / (count * TURNS), "cpu_ms": cpu / (count * TURNS)}
+    return {name: 1e3 * seconds for name, seconds in per_turn.items()} | {"at_once": policy.most}
 
 
 def measure_turns(quick: bool, mini: Path | None, model: Path | None) -> dict[str, float]:
@@ -248,7 +260,7 @@ def measure_turns(quick: bool, mini: Path | None, model: Path | None) -> dict[st
     for at_once in (8, 64):
         asyncio.run(run_episodes(chat, 8, 8, 0.01))  # imports and caches
         ours = asyncio.run(run_episodes(chat, at_once, 4 * at_once, scale))
-        figures |= {f"overhead_ms/{at_once}": ours["overhead_ms"], f"cpu_ms/{at_once}": ours["cpu_ms"]}
+        figures |= {f"{name}/{at_once}": value for name, value in ours.items() if name.endswith("_ms")}
         if mini:
             theirs = run_mini(mini, at_once, scale)
             figures |= {f"mini_{name}/{at_once}": value for name, value in theirs.items()}
