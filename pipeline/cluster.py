@@ -27,6 +27,7 @@ from .actor import Prepared, open_chat, open_machines
 from .actors import CALLS, ClusterRanks, EngineHost, NodeActor, RemoteNode, ThroughActor, on_node, own_gpus
 from .config import Config
 from .dispatch import Dispatcher, NodeLost
+from .engine import STOP_SECONDS
 from .engines import Engines
 from .gather import gather
 from .learner import DeepSpeedLearner, check_setup
@@ -134,10 +135,20 @@ async def start_hosts(config: Config, run: Path, roles: Roles, stack: AsyncExitS
     hosts = []
     for number, post in enumerate(roles.engines):
         host = on_node(post.node.node_id, EngineHost, max_concurrency=CALLS).remote(own_gpus(post))
-        stack.callback(ray.kill, host)
+        stack.push_async_callback(close_host, host)
         hosts.append((host, (run / "logs" / f"vllm-{number}.log").absolute()))
     await gather([_started(host, config, file) for host, file in hosts])
     return [host for host, _ in hosts]
+
+
+async def close_host(host: Any) -> None:
+    """End its server and then the actor; a server whose actor dies first is ended by its guard."""
+    try:
+        async with asyncio.timeout(2 * STOP_SECONDS):
+            await host.stop.remote()
+    except (RayError, TimeoutError) as failure:
+        log.warning("an engine did not end in order: %s", " ".join(str(failure).split())[:300])
+    ray.kill(host)
 
 
 async def start_nodes(
@@ -158,6 +169,7 @@ async def start_nodes(
     await gather([start(facts) for facts in roles.rollouts])
     if not ready:
         raise NodesLost("no node could make its machines ready")
+    ready.sort(key=lambda one: one[0].name)  # whose images are recorded shall not depend on who was first
     return [node for node, _ in ready], agree([prepared for _, prepared in ready])
 
 

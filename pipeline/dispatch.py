@@ -8,13 +8,13 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tasks import Task
 
 from .diary import Diary, recorded_turns
-from .node import CutBack, Event, Finished, Order, Took
+from .node import CutBack, Event, Finished, Order, Took, lengthen
 from .rig import Rig, Slot
 from .types import Episode, NodesLost, Policy, Turn
 
@@ -164,7 +164,7 @@ def _note(event: Event, playing: dict[int, _Played]) -> None:
         return
     match event:
         case Took():
-            played.turns.append(event.turn)
+            played.turns.append(lengthen(event, played.turns))
             played.diary.record_turn(played.slot.episode_id, played.turns)
         case CutBack():
             del played.turns[event.keep :]
@@ -172,7 +172,10 @@ def _note(event: Event, playing: dict[int, _Played]) -> None:
         case Finished(result=BaseException() as error):
             played.done.set_exception(error)
         case Finished(result=Episode() as episode):
-            played.done.set_result(episode)
+            told = tuple(played.turns[: event.told])
+            if len(told) < event.told:
+                raise ValueError(f"{played.slot.episode_id}: {event.told} turns were told, and {len(told)} came")
+            played.done.set_result(replace(episode, turns=told + episode.turns))
 
 
 async def _stop(node: Node, ticket: int) -> None:

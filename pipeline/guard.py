@@ -3,7 +3,8 @@
     python -m pipeline.guard COMMAND ...
 
 The caller holds the other end of our standard input. It ends with the caller, even with kill -9: then the group gets SIGTERM,
-and SIGKILL ten seconds later, so that no engine outlives its run with gigabytes of memory in hand.
+and SIGKILL ten seconds later, so that no engine outlives its run with gigabytes of memory in hand. We are two processes: whoever kills
+the children of a dead caller, as Ray does, kills the first, which only waits for the second.
 """
 
 import contextlib
@@ -22,6 +23,8 @@ def main(command: Sequence[str]) -> int:
     """The command's exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the caller decides, by closing the pipe
+    if second := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(second, 0)[1])
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_restore_signals)
     try:
         _wait_for_end(child)
@@ -32,7 +35,7 @@ def main(command: Sequence[str]) -> int:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-    return child.wait()
+    os._exit(child.wait() % 256)
 
 
 def _wait_for_end(child: subprocess.Popen[bytes]) -> None:

@@ -40,6 +40,9 @@ class Took:
 
     ticket: int
     turn: Turn
+    """Its prompt begins after `known` tokens ..."""
+    known: int = 0
+    """... which are the beginning of the prompt of the turn before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Finished:
 
     ticket: int
     result: Episode | BaseException
+    told: int = 0
+    """So many of the first turns are left out of it, because they were told one by one."""
 
 
 Event = Took | CutBack | Finished
@@ -120,8 +125,8 @@ class NodeDiary:
     def record_turn(self, episode_id: str, turns: Sequence[Turn]) -> None:
         """Into the outbox. A version that a turn was sampled by exists, whatever was known here before."""
         self._policy.version = max(self._policy.version, turns[-1].completion.newest)
+        self._outbox.put(shorten(self._ticket, turns[-1], self._turns[-1] if self._turns else None))
         self._turns.append(turns[-1])
-        self._outbox.put(Took(self._ticket, turns[-1]))
 
     def cut(self, episode_id: str, keep: int, why: str) -> None:
         """Here and at the owner's."""
@@ -166,16 +171,22 @@ class RolloutNode:
         assert self._rig is not None
         policy = self._policies[order.engine]
         policy.version = max(policy.version, order.version)
-        rig = replace(self._rig, rollout=order.rollout, diary=NodeDiary(self._outbox, order, policy))
+        diary = NodeDiary(self._outbox, order, policy)
+        rig = replace(self._rig, rollout=order.rollout, diary=diary)
         task = asyncio.create_task(run_episode(policy, order.task, rig, order.slot), name=order.slot.episode_id)
         self._playing[order.ticket] = task
-        task.add_done_callback(partial(self._tell, order.ticket))
+        task.add_done_callback(partial(self._tell, order.ticket, diary))
 
-    def _tell(self, ticket: int, task: asyncio.Task[Episode]) -> None:
+    def _tell(self, ticket: int, diary: NodeDiary, task: asyncio.Task[Episode]) -> None:
         """An exception is the owner's to raise: there it ends the run, with its traceback."""
         self._playing.pop(ticket, None)
-        if not task.cancelled():
-            self._outbox.put(Finished(ticket, task.exception() or task.result()))
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            self._outbox.put(Finished(ticket, error))
+        else:
+            episode, told = task.result(), len(diary.turns(""))
+            self._outbox.put(Finished(ticket, replace(episode, turns=episode.turns[told:]), told))
 
     async def stop(self, ticket: int) -> None:
         """The owner wants an episode no more."""
@@ -194,6 +205,18 @@ class RolloutNode:
         self._closing.set()
         if self._life is not None:
             await self._life
+
+
+def shorten(ticket: int, turn: Turn, before: Turn | None) -> Took:
+    """What the owner does not know yet of a turn: a prompt mostly begins with the one before, and an episode's prompts are long."""
+    if before is None or turn.prompt[: len(before.prompt)] != before.prompt:
+        return Took(ticket, turn)
+    return Took(ticket, replace(turn, prompt=turn.prompt[len(before.prompt) :]), len(before.prompt))
+
+
+def lengthen(event: Took, turns: Sequence[Turn]) -> Turn:
+    """The whole turn again; `turns`: those before it."""
+    return replace(event.turn, prompt=turns[-1].prompt[: event.known] + event.turn.prompt) if event.known else event.turn
 
 
 def agree(prepared: Sequence[Prepared]) -> Prepared:

@@ -17,8 +17,15 @@ from .base import SandboxError
 
 WAITS = (0.2, 2.0, 5.0, 10.0, 20.0, 40.0)
 """Seconds before each sweep: a container whose creation was under way when its owner died appears late, a daemon may be frozen."""
-CODE = "import sys; told = sys.stdin.buffer.read(); told or __import__('sandbox.reaper').reaper.reap(*sys.argv[1:])"
-"""Nothing is imported before it is needed: a sleeping reaper takes some 8 MB."""
+CODE = """
+import os, sys
+if reaper := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(reaper, 0)[1]))
+told = sys.stdin.buffer.read()
+told or __import__("sandbox.reaper").reaper.reap(*sys.argv[1:])
+"""
+"""Nothing is imported before it is needed: a sleeping reaper takes some 8 MB. There are two: whoever kills the children of a dead owner, as
+Ray does, kills the first, which only waits for the second."""
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -236,8 +237,9 @@ def wait_until(condition, seconds=30.0):
     return condition()
 
 
-@pytest.mark.parametrize("stubborn", ["", "trap '' TERM;"])
-def test_the_engine_dies_with_its_owner_even_by_kill_9(tmp_path, stubborn):
+@pytest.mark.parametrize(("stubborn", "children_too"), [("", False), ("trap '' TERM;", False), ("", True)])
+def test_the_engine_dies_with_its_owner_even_by_kill_9(tmp_path, stubborn, children_too):
+    """Ray kills the children of an actor that has died."""
     script = f"{stubborn} sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/leader; while :; do sleep 1; done"
     guard = [sys.executable, "-c", "import pipeline.guard as g; g.GRACE_SECONDS = 1.0; g.main(['bash', '-c', g.sys.argv[1]])", script]
     owner = f"import subprocess, time; subprocess.Popen({guard!r}, stdin=subprocess.PIPE); time.sleep(600)"
@@ -245,7 +247,10 @@ def test_the_engine_dies_with_its_owner_even_by_kill_9(tmp_path, stubborn):
     assert wait_until(lambda: (tmp_path / "leader").exists() and (tmp_path / "leader").read_text().strip())
     pids = [int((tmp_path / name).read_text()) for name in ("child", "leader")]
     assert all(is_running(pid) for pid in pids)
+    children = psutil.Process(process.pid).children()
     os.kill(process.pid, signal.SIGKILL)
+    for child in children if children_too else ():
+        child.kill()
     process.wait()
     assert wait_until(lambda: not any(is_running(pid) for pid in pids))
 

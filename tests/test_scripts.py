@@ -8,6 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+
+from pipeline.arguments import parse
 
 REPOSITORY = Path(__file__).parent.parent
 SKIPPING = """
@@ -53,9 +56,9 @@ def test_under_ci_the_gpu_tests_alone_may_skip(tmp_path: Path) -> None:
     assert "not run: 1 x no daemon here\n" in result.stdout
 
 
-@pytest.mark.parametrize("path", [*sorted((REPOSITORY / "scripts").glob("*")), REPOSITORY / ".ci" / "run"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*sorted((REPOSITORY / "scripts").rglob("*")), REPOSITORY / ".ci" / "run"], ids=lambda path: path.name)
 def test_every_shell_script_is_valid_bash(path: Path) -> None:
-    if path.is_dir() or not path.read_text().startswith("#!/usr/bin/env bash"):
+    if path.is_dir() or path.suffix == ".pyc" or not path.read_text().startswith("#!/usr/bin/env bash"):
         return
     done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
@@ -71,3 +74,16 @@ def test_every_version_that_an_extra_pins_is_the_one_in_the_constraints() -> Non
             name = re.split(r"[<>=!\[ ]", name)[0].lower().replace("_", "-")
             assert name in pinned, f"{name} has no version in constraints/{extra}.txt"
             assert not version or pinned[name].split("+")[0] == version
+
+
+def test_what_the_cluster_manifests_start_is_a_command_of_ours() -> None:
+    job = yaml.safe_load((REPOSITORY / "scripts/kuberay/train.yaml").read_text())["spec"]
+    _, *words = job["entrypoint"].split()
+    assert parse(words).cluster == "auto"
+    script = (REPOSITORY / "scripts/slurm/train.sbatch").read_text()
+    (line,) = re.findall(r"\.venv/bin/greengrad (train .*)", script)
+    words = [{"$config": "c.yaml", "$run": "r", "$head:$port": "10.0.0.1:6379"}.get(word.strip('"'), word) for word in line.split()]
+    assert parse([word for word in words if word != '"$@"']).cluster == "10.0.0.1:6379"
+    groups = [job["rayClusterSpec"]["headGroupSpec"], *job["rayClusterSpec"]["workerGroupSpecs"]]
+    mounts = [mount for group in groups for mount in group["template"]["spec"]["containers"][0]["volumeMounts"]]
+    assert sum(mount["mountPath"] == "/shared" for mount in mounts) == len(groups), "a node that does not see the run folder is refused"
