@@ -36,8 +36,8 @@ class LearnerConfig(Section):
     """Tokens whose logits exist at one time."""
     activation_checkpointing: bool = False
     offload_optimizer: Literal["none", "cpu", "between_steps"] = "none"
-    """The host's memory for the optimiser's state, from zero_stage 1 on. cpu: always, and updates are computed there. between_steps: while
-    episodes are sampled, for learner and engine on the same GPUs (with policy.sleep). DeepSpeed's nvme is not covered (docs/LOG.md)."""
+    """The host's memory for the optimiser's state, from zero_stage 1 on. cpu: always, and updates are computed there. between_steps (stage
+    3): while episodes are sampled, for learner and engine on the same GPUs, with policy.sleep. nvme is not covered (docs/LOG.md)."""
     lora: LoraConfig | None = None
     """Given: only adapters of low rank are trained; model folders hold them merged into full weights."""
     seed: int = 0
@@ -64,4 +64,6 @@ class LearnerConfig(Section):
     def _refuse_what_stage_0_does_not_read(self) -> Self:
         if self.offload_optimizer != "none" and self.zero_stage == 0:
             raise ValueError("learner.offload_optimizer is not read at learner.zero_stage 0; use 1, 2 or 3")
+        if self.offload_optimizer == "between_steps" and self.zero_stage != 3:
+            raise ValueError(f"learner.offload_optimizer: between_steps needs learner.zero_stage 3, not {self.zero_stage}")
         return self

@@ -2,7 +2,7 @@
 
 For learner and engine on the same GPUs (learner.offload_optimizer: between_steps; policy.sleep is the other half): what is left on the
 GPU between steps are the weights that are scored with and exported. DeepSpeed's own offload_states takes its FusedAdam alone; ours is
-torch's AdamW, so its tensors are moved here.
+torch's AdamW, so its tensors are moved here. ZeRO 3 only: at 1 and 2 DeepSpeed keeps views of the masters, which would hold their memory.
 Knows where DeepSpeed keeps them, and no torch.
 """
 
@@ -38,8 +38,7 @@ def move_states(engine: Any, device: Any) -> int:
 
 
 def optimizer_states(optimizer: Any) -> Iterator[Any]:
-    """Masters (ZeRO 3 and ZeRO 1, 2 call them differently; at ZeRO 0 there are none) and every moment that AdamW keeps."""
-    yield from getattr(optimizer, "fp32_partitioned_groups_flat", None) or getattr(optimizer, "single_partition_of_fp32_groups", [])
-    inner = getattr(optimizer, "optimizer", optimizer)
-    for state in inner.state.values():
+    """This rank's masters, and every moment that AdamW keeps; of ZeRO 3."""
+    yield from optimizer.fp32_partitioned_groups_flat
+    for state in optimizer.optimizer.state.values():
         yield from (state[name] for name in ("exp_avg", "exp_avg_sq") if name in state)

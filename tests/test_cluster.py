@@ -1,5 +1,5 @@
 """Many machines, for real: a Ray cluster of three local nodes, two learner ranks (gloo, ZeRO-3), one vLLM, two nodes with Docker daemons of
-their own; and what happens when a part of it is killed in the middle of a step."""
+their own; and what happens when a part of it is killed in the middle of a step. Colocated: learner and engine take turns."""
 
 import signal
 import subprocess
@@ -27,8 +27,8 @@ tasks: {{suite: {folder}/suite, split: train}}
 model: {{path: {folder}/learned/model, context: 16384}}
 sandbox: {{backend: docker, concurrency: 4, memory_mb: 256, disk_mb: 64}}
 rollout: {{tasks_per_step: 2, group_size: 8, max_turns: 10, max_new_tokens: 400, observation_chars: 400}}
-learner: {{ranks: 2, zero_stage: 3, micro_tokens: 4096}}
-policy: {{memory_gb: 1}}
+learner: {{ranks: 2, zero_stage: 3, micro_tokens: 4096, offload_optimizer: between_steps}}
+policy: {{memory_gb: 1, sleep: true}}
 optim: {{lr: 1.0e-6}}
 train: {{steps: {steps}, save_every: 1}}
 """

@@ -502,6 +502,7 @@ REFUSED = [
     ({"sandbox.backend": "bubblewrap", "sandbox.hosts": ["unix:///x"]}, "not by bubblewrap"),
     ({"sandbox.backend": "bubblewrap", "sandbox.image_gb": 7}, "not by bubblewrap"),
     ({"learner.zero_stage": 0, "learner.offload_optimizer": "cpu"}, "is not read at learner.zero_stage 0"),
+    ({"learner.zero_stage": 2, "learner.offload_optimizer": "between_steps"}, "between_steps needs learner.zero_stage 3"),
     ({"learner.offload_optimizer": "nvme"}, "nvme is not covered"),
     ({"learner.ranks": 4, "learner.sequence_parallel": 3}, r"learner\.sequence_parallel = 3 does not divide learner\.ranks = 4"),
 ]

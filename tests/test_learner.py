@@ -123,7 +123,6 @@ def expected_steps(model):
         pytest.param(2, 2, 100, False, CPU, marks=pytest.mark.long),
         (2, 3, 100, False, CPU),
         (2, 3, 100, False, BETWEEN),
-        pytest.param(2, 1, 100, False, BETWEEN, marks=pytest.mark.long),
         pytest.param(2, 1, 4096, False, SHARED, marks=pytest.mark.long),
         (2, 3, 100, True, SHARED),
         pytest.param(2, 0, 100, False, SHARED | {"share_prefixes": False}, marks=pytest.mark.long),
@@ -156,9 +155,8 @@ def serve_and_tell(seat: Seat, setup: LearnerSetup) -> None:
     seat.pipe.recv()
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_masters_and_both_moments_of_all_parameters_rest_between_steps(model, tmp_path, stage):
-    learner = LearnerConfig(ranks=2, zero_stage=stage, dtype="bfloat16", offload_optimizer="between_steps")
+def test_masters_and_both_moments_of_all_parameters_rest_between_steps(model, tmp_path):
+    learner = LearnerConfig(ranks=2, zero_stage=3, dtype="bfloat16", offload_optimizer="between_steps")
     setup = LearnerSetup(model, learner, OptimConfig(), LossConfig(old_logprobs="engine"), tmp_path / "logs")
     crew = Ranks(serve_and_tell, setup, 2, setup.logs)
     DeepSpeedLearner(setup, crew).step(BATCH)
