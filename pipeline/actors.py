@@ -240,7 +240,7 @@ class RemoteNode:
     """The Node of dispatch.py: an actor."""
 
     def __init__(self, name: str, actor: Any) -> None:
-        self.name, self._actor = name, actor
+        self.name, self._actor, self._killed = name, actor, False
 
     async def prepare(self, tasks: Sequence[Task]) -> Prepared:
         """See RolloutNode."""
@@ -262,10 +262,13 @@ class RemoteNode:
 
     def kill(self) -> None:
         """Its machines are removed by its reaper."""
+        self._killed = True
         ray.kill(self._actor)
 
     async def close(self, seconds: float = 60.0) -> None:
         """Tear its machines down; whatever does not end in time is killed."""
+        if self._killed:
+            return
         try:
             async with asyncio.timeout(seconds):
                 await _asked(self._actor.close.remote())
