@@ -26,7 +26,7 @@ class CreditedGroup:
 
     graded: tuple[Episode, ...]
     ungraded: tuple[Episode, ...]
-    """Of the infrastructure: in no statistic."""
+    """Of the infrastructure, or of a reward channel without an answer: in no statistic."""
     fate: Literal["kept", "constant", "too_few", "surplus"]
     mixed: bool
     """The graded outcomes differ."""
@@ -57,7 +57,7 @@ def find_fates(credited: Sequence[CreditedGroup], config: CreditConfig, trained:
 
     def fate(group: CreditedGroup, episode: Episode) -> str:
         if episode in group.ungraded:
-            return "infra"
+            return "infra" if _is_infra(episode) else "unjudged"
         if group.fate != "kept" or episode.episode_id in trained:
             return group.fate if group.fate != "kept" else "trained"
         if config.truncated == "drop" and episode.stop in TRUNCATED:
@@ -84,7 +84,7 @@ def credit_group(group: Group, config: CreditConfig, max_turns: int, oldest: int
 
     With truncated "drop", an episode that a limit ended still counts in the group's mean and std; it only carries no loss.
     """
-    graded = tuple(episode for episode in group.episodes if episode.stop is not Stop.INFRA and episode.reward is not None)
+    graded = tuple(episode for episode in group.episodes if episode.stop is not Stop.INFRA and episode.signal is not None)
     outcomes = read_outcomes(graded)
     shaped_G = shape_rewards(outcomes, config, max_turns)
     ungraded = tuple(episode for episode in group.episodes if episode not in graded)
@@ -108,7 +108,7 @@ def read_outcomes(graded: Sequence[Episode]) -> Outcomes:
     hashed = all(turn.anchor for turn in turns)
     continued = len({len(turn.futures) for turn in turns}) == 1 and bool(turns[0].futures)
     return Outcomes(
-        rewards_G=np.array([episode.reward for episode in graded], dtype=np.float64),
+        rewards_G=np.array([episode.signal for episode in graded], dtype=np.float64),
         turns_G=np.array([len(episode.turns) for episode in graded], dtype=np.int64),
         malformed=tuple(np.array([turn.call is None for turn in episode.turns], dtype=bool) for episode in graded),
         passed=tuple(np.array([turn.passed for turn in episode.turns], dtype=np.float64) for episode in graded) if measured else None,
@@ -170,6 +170,7 @@ def merge_turns(
 def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
     """Counts, and means over graded episodes; a mean over nothing is left out rather than called 0."""
     graded = [episode for group in credited for episode in group.graded]
+    ungraded = [episode for group in credited for episode in group.ungraded]
     metrics = {
         "batch/groups": float(len(credited)),
         "batch/kept_groups": float(sum(group.fate == "kept" for group in credited)),
@@ -178,13 +179,16 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
         "batch/too_few_graded": float(sum(group.fate == "too_few" for group in credited)),
         "batch/surplus_groups": float(sum(group.fate == "surplus" for group in credited)),
         "batch/thrown_episodes": float(sum(len(group.graded) for group in credited if group.fate != "kept")),
-        "batch/infra_episodes": float(sum(len(group.ungraded) for group in credited)),
+        "batch/infra_episodes": float(sum(_is_infra(episode) for episode in ungraded)),
+        "batch/unjudged_episodes": float(sum(not _is_infra(episode) for episode in ungraded)),
         "batch/graded_episodes": float(len(graded)),
     }
     if graded:
         metrics |= {
             "reward/mean": float(np.mean(np.concatenate([group.shaped_G for group in credited]))),
-            "reward/resolved": float(np.mean([episode.reward for episode in graded])),
+            "reward/resolved": (truth := float(np.mean([episode.reward for episode in graded]))),
+            "reward/channel": (seen := float(np.mean([episode.signal for episode in graded]))),
+            "reward/gap": seen - truth,
             "batch/turns_mean": float(np.mean([len(episode.turns) for episode in graded])),
             "batch/submit_rate": float(np.mean([episode.stop is Stop.SUBMITTED for episode in graded])),
             "batch/truncated_rate": float(np.mean([episode.stop in TRUNCATED for episode in graded])),
@@ -198,8 +202,12 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
     return metrics
 
 
+def _is_infra(episode: Episode) -> bool:
+    return episode.stop is Stop.INFRA or episode.reward is None
+
+
 def _all_have(group: CreditedGroup, reward: float) -> bool:
-    return bool(group.graded) and all(episode.reward == reward for episode in group.graded)
+    return bool(group.graded) and all(episode.signal == reward for episode in group.graded)
 
 
 def count_repeats(turns: Sequence[Turn]) -> int:

@@ -155,10 +155,15 @@ def _asked_wait(response: httpx.Response) -> float | None:
 
 
 async def start_chat_policy(config: Config) -> ChatPolicy:
-    """The policy of policy.url; its model is policy.model, or the first that the server names. The key comes from the environment alone."""
-    settings = config.policy
-    if settings.url is None:
+    """The policy of policy.url."""
+    if config.policy.url is None:
         raise ValueError("policy.url is missing: policy.api: chat needs a running server")
+    return await start_chat(config.policy, config.rollout.temperature)
+
+
+async def start_chat(settings: PolicyConfig, temperature: float) -> ChatPolicy:
+    """The server at settings.url; its model is settings.model, or the first that it names. The key comes from the environment alone."""
+    assert settings.url is not None
     key = os.environ.get(settings.key_env, "")
     client = httpx.AsyncClient(
         base_url=f"{settings.url.rstrip('/').removesuffix('/v1')}/v1/",
@@ -171,7 +176,7 @@ async def start_chat_policy(config: Config) -> ChatPolicy:
     except BaseException:
         await client.aclose()
         raise
-    return ChatPolicy(client, settings, model, config.rollout.temperature)
+    return ChatPolicy(client, settings, model, temperature)
 
 
 async def _first_model(client: httpx.AsyncClient) -> str:

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from .manifest import record_images
 from .node import agree
 from .placement import NodeFacts, Roles, assign_roles, describe_roles
 from .policy import make_policy, open_client
+from .reward import open_channel
 from .rig import remote_rig
 from .train import World
 from .types import EngineDied, NodesLost
@@ -127,6 +129,7 @@ async def open_cluster_world(config: Config, run: Path) -> AsyncIterator[World]:
             learner = await asyncio.to_thread(DeepSpeedLearner, setup, crew)
         train, test = split_usable(config, prepared, apart)
         rig = remote_rig(chat, config.rollout, config.model.context if config.model else 0, dispatcher)
+        rig = replace(rig, channel=await stack.enter_async_context(open_channel(config.reward, config.train.seed)))
         yield World(policy, learner, rig, train, test, None, rest, shared_memory=roles.one_machine)
 
 

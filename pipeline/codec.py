@@ -17,7 +17,7 @@ from typing import Any
 
 from tasks import Evidence, Outcome, Verdict
 
-from .types import Completion, Episode, Future, Stop, ToolCall, Turn
+from .types import Completion, Episode, Future, Scored, Stop, ToolCall, Turn
 
 FORMAT = 1
 
@@ -29,6 +29,8 @@ def encode_episode(episode: Episode) -> bytes:
         "ids": [episode.episode_id, episode.group_id, episode.instance_id],
         "turns": _rows(episode.turns),
         **({"prefix": _rows(episode.prefix)} if episode.prefix else {}),
+        **({"passed": episode.passed} if episode.passed is not None else {}),
+        **({"scored": [episode.scored.value, episode.scored.why]} if episode.scored else {}),
         "stop": episode.stop.value,
         "patch": episode.patch,
         "verdict": _verdict_fields(episode.verdict) if episode.verdict else None,
@@ -57,6 +59,8 @@ def decode_episode(data: bytes) -> Episode:
         retries=found["retries"],
         seconds=found["seconds"],
         prefix=tuple(_turns(found.get("prefix", ()))),
+        passed=found.get("passed"),
+        scored=Scored(*found["scored"]) if "scored" in found else None,
     )
 
 

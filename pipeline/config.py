@@ -19,6 +19,7 @@ from .config_placement import EpisodeEstimate as EpisodeEstimate
 from .config_placement import Placement as Placement
 from .config_policy import PolicyConfig as PolicyConfig
 from .config_policy import engine_defaults as engine_defaults
+from .config_reward import RewardConfig as RewardConfig
 from .config_train import TrainConfig as TrainConfig
 
 
@@ -204,6 +205,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     learner: LearnerConfig = LearnerConfig()
     policy: PolicyConfig = PolicyConfig()
+    reward: RewardConfig = RewardConfig()
     train: TrainConfig = TrainConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     rft: RftConfig | None = None
@@ -221,6 +223,10 @@ class Config(Section):
         if (self.credit.kind == "potential" or self.credit.turn_reward == "tests") and not self.rollout.visible_tests:
             what = "kind potential" if self.credit.kind == "potential" else "turn_reward tests"
             raise ValueError(f"credit.{what} needs a run of the visible tests: set rollout.visible_tests to a command")
+        if self.reward.kind == "visible_tests" and not self.rollout.visible_tests:
+            raise ValueError("reward.kind visible_tests needs a run of them: set rollout.visible_tests to a command")
+        if self.reward.kind != "hidden_tests" and self.rollout.continuations:
+            raise ValueError(f"rollout.continuations end in verdicts of the hidden tests, not in reward.kind {self.reward.kind}")
         if self.train.max_lag and self.loss.old_logprobs == "learner" and self.loss.correction_level == "off":
             raise ValueError(
                 f"train.max_lag = {self.train.max_lag} trains on tokens of older weights, and nothing corrects for that: set "

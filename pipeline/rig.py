@@ -13,6 +13,7 @@ from .config import RolloutConfig
 from .diary import Diary, NoDiary
 from .opening import Opening
 from .prompt import Chat
+from .reward import Channel
 from .types import Episode, Policy, Turn
 
 
@@ -50,6 +51,8 @@ class Rig:
     retry_seconds: float = 1.0
     """Wait before an attempt that follows a failure of the infrastructure; doubled each time."""
     diary: Diary = field(default_factory=NoDiary)
+    channel: Channel | None = None
+    """What episodes are rewarded for; None: the hidden tests."""
     elsewhere: "Elsewhere | None" = None
     """Who plays the episodes on other machines (dispatch.Dispatcher); None: they play here."""
 

@@ -24,6 +24,7 @@ from .opening import Opening
 from .probe import hash_tree, look
 from .prompt import Chat
 from .redo import USED_UP, redo
+from .reward import score
 from .rig import Machines as Machines
 from .rig import Rig as Rig
 from .rig import Seat as Seat
@@ -45,6 +46,7 @@ class _Record:
     patch: str = ""
     error: str = ""
     retries: int = 0
+    passed: float | None = None
 
     def count_retry(self, state: RetryCallState) -> None:
         """Called by tenacity before each new attempt."""
@@ -53,8 +55,12 @@ class _Record:
 
 async def run_episode(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:
     """Attempt a task and grade it; each of the two is tried again infra_retries times when the infrastructure fails."""
-    if rig.elsewhere is not None:
-        return await rig.elsewhere(policy, task, rig, slot)
+    play_it = rig.elsewhere or play_here
+    return await score(rig.channel, task, await play_it(policy, task, rig, slot))
+
+
+async def play_here(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:
+    """On a machine of this process."""
     started = time.monotonic()
     record = _Record()
     try:
@@ -78,6 +84,7 @@ async def run_episode(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episo
         retries=record.retries,
         seconds=time.monotonic() - started,
         prefix=slot.prefix,
+        passed=record.passed,
     )
 
 
@@ -117,6 +124,7 @@ async def _attempt(policy: Policy, task: Task, rig: Rig, slot: Slot, record: _Re
             if different is None:
                 deadline = min(latest, time.monotonic() + rig.episode_seconds - _spent(record.turns))
                 stop = await play(policy, task, Seat(sandbox, rig, slot, record.turns, deadline, opening))
+                record.passed = await look_at_end(sandbox, rig)
                 record.patch = await rig.diff(sandbox, task.image)
                 return stop
         except ResourceExhausted as failure:
@@ -127,6 +135,13 @@ async def _attempt(policy: Policy, task: Task, rig: Rig, slot: Slot, record: _Re
         raise SandboxError(f"{slot.episode_id}: the turns that it starts from do not replay: {different}")
     rig.diary.cut(slot.episode_id, 0, f"begins again: {different}")
     return await _attempt(policy, task, rig, slot, record)
+
+
+async def look_at_end(sandbox: Sandbox, rig: Rig) -> float | None:
+    """The share of visible tests that pass after the last turn, where they are run at all."""
+    if not rig.rollout.visible_tests:
+        return None
+    return (await look(sandbox, rig.rollout.model_copy(update={"anchors": False}), rig.command_seconds, first=False)).passed
 
 
 def _spent(turns: Sequence[Turn]) -> float:

@@ -111,6 +111,16 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """What a reward channel says of an episode (reward.py)."""
+
+    value: float | None
+    """None: it came to no answer."""
+    why: str = ""
+    """Why not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """One attempt at a task. reward None = not graded (INFRA); 0.0 = graded zero."""
 
@@ -128,6 +138,10 @@ class Episode:
     seconds: float = 0.0
     prefix: tuple[Turn, ...] = ()
     """Recorded turns of another episode that this one started from: context of its first prompt, never credited or trained."""
+    passed: float | None = None
+    """Share of the visible tests that passed after its last turn (rollout.visible_tests); None = not run."""
+    scored: Scored | None = None
+    """By the reward channel; None: credit sees the verdict."""
 
     @property
     def played(self) -> tuple[Turn, ...]:
@@ -136,8 +150,13 @@ class Episode:
 
     @property
     def reward(self) -> float | None:
-        """The verdict's reward; None where there is none."""
+        """The verdict's reward, which is the truth; None where there is none."""
         return self.verdict.reward if self.verdict else None
+
+    @property
+    def signal(self) -> float | None:
+        """What credit sees; None where there is nothing to see."""
+        return self.reward if self.reward is None or self.scored is None else self.scored.value
 
 
 @dataclass(frozen=True, slots=True)

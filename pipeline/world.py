@@ -22,6 +22,7 @@ from .orders import LearnerSetup, Transfer
 from .peak import make_yardstick
 from .policy import VllmPolicy
 from .prompt import Chat
+from .reward import open_channel
 from .rollout import Rig
 from .train import World
 from .types import Policy
@@ -118,6 +119,7 @@ async def open_world(config: Config, run: Path, served: Policy | None = None) ->
     chat = open_chat(config)
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(open_rig(config, config.rollout, chat, config.model.context if config.model else 0))
+        rig = replace(rig, channel=await stack.enter_async_context(open_channel(config.reward, config.train.seed)))
         policy = served or await start_engines(config, chat.template, run / "logs" / "vllm.log")
         if served is None:
             stack.push_async_callback(policy.close)

@@ -430,6 +430,14 @@ ELSEWHERE = {
     "policy.request_seconds": "test_chat_policy.test_a_server_that_hangs_is_given_up",
     "policy.price_in": "test_chat_policy.test_an_evaluation_over_http_resolves_what_the_server_solves_and_counts_tokens_and_cost",
     "policy.price_out": "test_chat_policy.test_an_evaluation_over_http_resolves_what_the_server_solves_and_counts_tokens_and_cost",
+    "reward.kind": "test_reward.test_what_the_infrastructure_failed_has_no_reward_in_any_channel",
+    **{
+        f"reward.judge.{key}": "test_reward.test_a_judge_sees_statement_and_diff_and_its_number_is_the_reward"
+        for key in ("url", "model", "key_env")
+    },
+    "reward.judge.attempts": "test_reward.test_a_judge_without_an_answer_is_counted_and_no_one_trains_on_the_episode",
+    "reward.judge.request_seconds": "test_reward.test_a_judge_without_an_answer_is_counted_and_no_one_trains_on_the_episode",
+    "reward.flip": "test_reward.test_the_loop_learns_by_a_noisy_channel_and_logs_the_truth",
     "train.eval_every": "test_held_out.test_every_eval_every_steps_and_after_the_last_the_held_out_tasks_are_evaluated",
     "train.eval_split": "test_held_out.test_the_held_out_tasks_are_those_of_the_eval_split",
     "train.restarts": "test_recover.test_a_loss_that_comes_back_without_a_step_in_between_ends_the_run",
