@@ -22,6 +22,7 @@ SMALL = {
     "learner.ranks": "2",
     "learner.sequence_parallel": "2",
     "policy.tensor_parallel": "1",
+    "policy.engines": "1",
     "policy.memory_gb": "1",
     "train.steps": "2",
 }
