@@ -23,6 +23,8 @@ class Rollout:
     """Of them, after the others have ended: waited for by the synchronous loop alone."""
     bound: str
     """What a step of decoding waits for."""
+    again: float
+    """Share of each episode's context that is prefilled anew in a turn, because the KV cache does not hold all episodes in flight."""
 
 
 def has_own_gpus(config: Config) -> bool:
@@ -53,8 +55,8 @@ def cost_rollout(config: Config, shape: Shape, hardware: Hardware, work: Work) -
     held = min(config.sandbox.concurrency, work.episodes) / engines
     cached = _cache_tokens(config, shape)
     most = min(config.policy.max_requests, max(cached / work.context, 1.0))
-    again = max(0.0, 1 - cached / (held * work.context)) * work.context
-    new = work.prompt / work.turns + work.observed + again
+    again = max(0.0, 1 - cached / (held * work.context))
+    new = work.prompt / work.turns + work.observed + again * work.context
     prefill = new * (2 * shape.body + 4 * shape.hidden * shape.layers * work.context) / (gpus * hardware.engine_flops)
 
     def rate(requests: float) -> float:
@@ -65,7 +67,8 @@ def cost_rollout(config: Config, shape: Shape, hardware: Hardware, work: Work) -
     alone = prefill + work.sampled * decode_step(shape, hardware, 1, work.context, gpus)[0] + config.placement.episode.tool_seconds
     tail = (work.longest - work.turns) * alone
     seconds = work.episodes * work.turns / (engines * rate(decoding)) + tail
-    return Rollout(engines, decoding, held * engines, seconds, tail, decode_step(shape, hardware, decoding, work.context, gpus)[1])
+    bound = decode_step(shape, hardware, decoding, work.context, gpus)[1]
+    return Rollout(engines, decoding, held * engines, seconds, tail, bound, again)
 
 
 def _balance(total: float, load: Callable[[float], float]) -> float:

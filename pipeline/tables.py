@@ -55,7 +55,8 @@ def _cost(cost: Cost) -> Table:
     rollout, work = cost.rollout, cost.work
     sampled = work.episodes * work.turns * work.sampled
     tail = f", {rollout.tail:,.0f} s of it the longest episode alone" if rollout.tail else ""
-    how = f"{rollout.engines} engines x {rollout.decoding:.1f} requests at once, decoding waits for {rollout.bound}{tail}"
+    again = f", {100 * rollout.again:.0f} % of a context prefilled anew each turn" if rollout.again else ""
+    how = f"{rollout.engines} engines x {rollout.decoding:.1f} requests at once, decoding waits for {rollout.bound}{again}{tail}"
     body = [
         ("rollout", f"{rollout.seconds:,.0f}", how),
         ("grade", f"{cost.grade:,.1f}", f"after the last episode; {cost.graders:.1f} graders busy meanwhile"),

@@ -233,6 +233,13 @@ def test_engines_with_gpus_of_their_own_make_a_step_the_longer_of_two_paths() ->
     assert apart.rollout.tail > 0 and apart.step == max(sampling, apart.learn + apart.publish)
 
 
+def test_a_kv_cache_that_does_not_hold_all_episodes_costs_prefill() -> None:
+    roomy, tight = cost_of("--sandbox.concurrency", "64"), cost_of("--sandbox.concurrency", "1000")
+    assert roomy.rollout.again == 0
+    cached = (141e9 * 0.9 * 8 - 2 * 72.7e9) / (4 * 1024 * 82)
+    assert tight.rollout.again == pytest.approx(1 - cached / (1000 / 16 * tight.work.context))
+
+
 def test_graders_that_do_not_keep_up_are_waited_for() -> None:
     cost = cost_of("--placement.episode.grade_seconds", "20000", "--sandbox.concurrency", "128")
     assert cost.grade == pytest.approx(1000 * 20000 / 128 - cost.rollout.seconds)
