@@ -9,17 +9,17 @@ P_b parameters of the layers, P_h of the head, P both; L layers of width H, key/
                    at stage 2, 2 e P an optimiser step below (Rajbhandari et al., arXiv:1910.02054), e bytes a parameter
     decode         a step (bfloat16) for a requests at once: the longer of a (2 P + 4 H L c) FLOPs and 2 P + a 4 K L c bytes read (Pope et
                    al., arXiv:2211.05102), and the hardware's overhead
-    prefill        a forward pass over what is new in a turn, and over all of it as far as the KV cache does not keep the episodes meanwhile
+    prefill        a forward pass over what a turn adds (a group's prompt once), and over the rest as far as the KV cache does not keep it
     rollout        B episodes an engine; a turn is z seconds in its machine, w of prefill, s tokens: where a of them decode an engine ends
                    X(a) = 1 / (w + s step(a) / a) turns/s, and a + z X(a) = B (response time law, Denning & Buzen 1978). Then what the
                    longest episode has more turns than the mean one, alone
     grade          the last episode's grade, and what graders need beyond the rollout; they are as many as machines
     publish        a folder, written once and read once; nccl and ipc: once over network or link
-    step           their sum; with train.max_lag the longer of rollout + grade (no one waits for the longest) and learn + publish, where the
-                   engines have GPUs of their own
+    step           their sum; with train.max_lag the longer of rollout + grade (no one waits for the longest) and learn + publish, on GPUs
     machines       episodes in flight; graders by Little's law: seconds of a grade x grades/s
 
-Left out: checkpoints, held-out evaluations, starts, rollout.continuations, retries, episodes that differ within a group beyond the longest.
+Left out: the optimiser's own arithmetic, the comparison after a publish, checkpoints, held-out evaluations, starts,
+rollout.continuations, retries, episodes that differ beyond the longest.
 """
 
 import math
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from .config import Config
-from .cost_rollout import Rollout, cost_rollout, has_own_gpus
+from .cost_rollout import Rollout, cost_rollout, takes_turns
 from .hardware import Hardware, choose_hardware
 from .shape import Shape
 from .work import Work, count_tokens, expect_work
@@ -55,14 +55,14 @@ class Cost:
 def estimate_cost(config: Config, shape: Shape) -> Cost:
     """A step of train, seconds and counts; needs a configuration with a model."""
     hardware, work = choose_hardware(config.placement), expect_work(config)
-    apart = has_own_gpus(config)
+    beside = config.train.ahead > 0 and not takes_turns(config)
     rollout = cost_rollout(config, shape, hardware, work)
     ended = rollout.seconds - (rollout.tail if config.train.ahead else 0.0)
     grading, machines = config.placement.episode.grade_seconds, min(config.sandbox.concurrency, work.episodes)
     grade = max(grading, work.episodes * grading / machines - ended)
     learn = cost_learning(config, shape, hardware, work)
     publish = cost_publish(config, shape, hardware)
-    step = max(ended + grade, learn + publish) if apart else ended + grade + learn + publish
+    step = max(ended + grade, learn + publish) if beside else ended + grade + learn + publish
     computed, trained = count_tokens(config, work)
     graders = work.episodes / ended * grading
     return Cost(hardware, work, rollout, grade, learn, publish, step, graders, computed, trained, _notes(config, hardware, work))
@@ -128,6 +128,6 @@ def _notes(config: Config, rates: Hardware, work: Work) -> tuple[str, ...]:
         notes.append(
             f"episodes as long as they may be ({work.turns:g} turns, {work.length:,.0f} tokens): placement.episode.* says what is expected"
         )
-    if config.train.ahead and not has_own_gpus(config):
-        notes.append("train.max_lag: learner and engines share their devices in this plan, so no time is saved by it")
+    if config.train.ahead and takes_turns(config):
+        notes.append("train.max_lag: learner and engine share the processors, so this plan expects no time to be saved by it")
     return tuple(notes)

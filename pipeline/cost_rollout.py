@@ -27,17 +27,9 @@ class Rollout:
     """Share of each episode's context that is prefilled anew in a turn, because the KV cache does not hold all episodes in flight."""
 
 
-def has_own_gpus(config: Config) -> bool:
-    """Whether the engines sample beside the learner, on GPUs that it does not use."""
-    place = config.placement
-    return config.train.ahead > 0 and place.nodes * place.gpus_per_node - config.learner.ranks >= config.policy.tensor_parallel
-
-
-def count_engines(config: Config) -> int:
-    """That fit onto the GPUs; one on a CPU."""
-    gpus = config.placement.nodes * config.placement.gpus_per_node
-    free = gpus - config.learner.ranks if has_own_gpus(config) else gpus
-    return max(free // config.policy.tensor_parallel, 1)
+def takes_turns(config: Config) -> bool:
+    """Whether engines and learner have the same devices: policy.sleep, or a machine without GPUs."""
+    return config.policy.sleep or not config.placement.gpus_per_node
 
 
 def decode_step(shape: Shape, hardware: Hardware, requests: float, context: float, gpus: int = 1) -> tuple[float, str]:
@@ -51,12 +43,12 @@ def decode_step(shape: Shape, hardware: Hardware, requests: float, context: floa
 
 def cost_rollout(config: Config, shape: Shape, hardware: Hardware, work: Work) -> Rollout:
     """Sampling of a step's episodes by all engines."""
-    engines, gpus = count_engines(config), config.policy.tensor_parallel if config.placement.gpus_per_node else 1
+    engines, gpus = config.policy.engines, config.policy.tensor_parallel if config.placement.gpus_per_node else 1
     held = min(config.sandbox.concurrency, work.episodes) / engines
     cached = _cache_tokens(config, shape)
     most = min(config.policy.max_requests, max(cached / work.context, 1.0))
     again = max(0.0, 1 - cached / (held * work.context))
-    new = work.prompt / work.turns + work.observed + again * work.context
+    new = work.prompt / config.rollout.group_size / work.turns + work.observed + again * work.context
     prefill = new * (2 * shape.body + 4 * shape.hidden * shape.layers * work.context) / (gpus * hardware.engine_flops)
 
     def rate(requests: float) -> float:

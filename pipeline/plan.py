@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from .config import Config
 from .cost import Cost, estimate_cost
-from .cost_rollout import count_engines, has_own_gpus
+from .cost_rollout import takes_turns
 from .shape import Shape, model_shape
 
 GB = 1e9
@@ -168,10 +168,10 @@ def _placement(config: Config) -> str:
     place, learner = config.placement, config.learner
     if not place.gpus_per_node:
         return f"one machine, CPU: learner of {learner.ranks} ranks (ZeRO-{learner.zero_stage}{_shared(config)}, gloo), one vLLM engine"
-    where = "beside it, on GPUs of their own" if has_own_gpus(config) else "on the same GPUs (the phases take turns)"
+    where = "on the same GPUs (the phases take turns)" if takes_turns(config) else "on GPUs of their own"
     return (
         f"{place.nodes} nodes x {place.gpus_per_node} GPUs: learner of {learner.ranks} ranks (ZeRO-{learner.zero_stage}{_shared(config)}), "
-        f"{count_engines(config)} vLLM engines of {config.policy.tensor_parallel} GPUs {where}"
+        f"{config.policy.engines} vLLM engines of {config.policy.tensor_parallel} GPUs {where}"
     )
 
 
@@ -213,6 +213,11 @@ def _notes(config: Config) -> tuple[str, ...]:
         )
     if gpus and policy.tensor_parallel > place.gpus_per_node:
         notes.append(f"policy.tensor_parallel = {policy.tensor_parallel} is more than the {place.gpus_per_node} GPUs of a node")
+    wanted = policy.engines * policy.tensor_parallel
+    if gpus and wanted > (free := gpus if policy.sleep else gpus - learner.ranks):
+        notes.append(
+            f"policy.engines = {policy.engines} want {wanted} GPUs, and {max(free, 0)} are left: policy.sleep lets them take turns"
+        )
     if place.nodes > 1:
         notes.append("several nodes: `greengrad train --cluster auto`; `greengrad plan --cluster auto` names who does what")
     if learner.offload_optimizer == "cpu" and gpus:

@@ -8,7 +8,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.config_io import load_config
 from pipeline.cost import Cost, cost_learning, cost_publish, learning_flops
-from pipeline.cost_rollout import count_engines, decode_step
+from pipeline.cost_rollout import decode_step
 from pipeline.hardware import PROCESSORS, choose_hardware
 from pipeline.plan import make_plan
 from pipeline.shape import Shape
@@ -173,7 +173,7 @@ def test_a_publish_moves_the_weights_or_the_adapters() -> None:
         return cost_publish(config, SMALL, choose_hardware(config.placement))
 
     assert seconds() == pytest.approx(2 * 2 * 1100 / 2e9)
-    assert seconds("--policy.transfer", "nccl") == pytest.approx(2 * 1100 / 50e9)
+    assert seconds("--policy.transfer", "nccl", "--policy.engines", "1") == pytest.approx(2 * 1100 / 50e9)
     adapters = ("--learner.lora.rank", "1", "--learner.lora.targets", '["q_proj"]', "--learner.lora.publish", "adapters")
     assert seconds(*adapters) == pytest.approx(2 * 2 * (4 * 10 * 1 * 1 * 2) / 2e9)
 
@@ -199,12 +199,12 @@ def test_a_72b_step_at_131k_on_16_nodes_takes_hours_not_days() -> None:
 @pytest.mark.parametrize(
     ("more", "falls"),
     [
-        (("--placement.nodes", "32", "--learner.ranks", "256"), "step"),
+        (("--placement.nodes", "32", "--learner.ranks", "256", "--policy.engines", "32"), "step"),
         (("--placement.tflops", "2000"), "learn"),
         (("--placement.memory_gb_s", "9000"), "rollout"),
         (("--placement.episode.turns", "40", "--placement.episode.observation_tokens", "500"), "step"),
         (("--placement.episode.signal", "0.5"), "learn"),
-        (("--policy.transfer", "nccl"), "publish"),
+        (("--policy.transfer", "nccl", "--policy.engines", "1"), "publish"),
         (("--placement.storage_gb_s", "20"), "publish"),
         (("--placement.episode.tool_seconds", "0"), "rollout"),
         (("--placement.episode.grade_seconds", "0.1"), "grade"),
@@ -224,13 +224,23 @@ def test_more_machines_help_until_the_engines_are_full() -> None:
 
 
 def test_engines_with_gpus_of_their_own_make_a_step_the_longer_of_two_paths() -> None:
-    words = ["--train.max_lag", "1", "--loss.old_logprobs", "engine"]
-    shared = cost_of(*words)
-    assert any("no time is saved" in note for note in shared.notes)
-    apart = cost_of(*words, "--learner.ranks", "64", "--placement.episode.turns", "40")
-    assert count_engines(load_config(STAGE2, [*words, "--learner.ranks", "64"], Config)) == 8
+    lag = ["--policy.sleep", "false", "--train.max_lag", "1", "--loss.old_logprobs", "engine", "--policy.engines", "8"]
+    apart = cost_of(*lag, "--learner.ranks", "64", "--placement.episode.turns", "40")
     sampling = apart.rollout.seconds - apart.rollout.tail + apart.grade
-    assert apart.rollout.tail > 0 and apart.step == max(sampling, apart.learn + apart.publish)
+    assert apart.rollout.engines == 8 and apart.rollout.tail > 0
+    assert apart.step == max(sampling, apart.learn + apart.publish)
+
+
+def test_engines_that_find_no_gpus_are_told() -> None:
+    plan = make_plan(load_config(STAGE2, ["--policy.sleep", "false"], Config))
+    assert any("want 128 GPUs, and 0 are left" in note for note in plan.notes) and "GPUs of their own" in plan.sizes["placement"]
+    assert not any("are left" in note for note in make_plan(load_config(STAGE2, [], Config)).notes)
+
+
+def test_on_one_machine_a_lag_saves_no_time(tmp_path: Path) -> None:
+    lag = make_plan(quickstart(tmp_path, "--train.max_lag", "1", "--loss.old_logprobs", "engine")).cost
+    assert lag is not None and any("no time to be saved" in note for note in lag.notes)
+    assert lag.step == lag.rollout.seconds - lag.rollout.tail + lag.grade + lag.learn + lag.publish
 
 
 def test_a_kv_cache_that_does_not_hold_all_episodes_costs_prefill() -> None:

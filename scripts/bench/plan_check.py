@@ -60,7 +60,7 @@ def sampling(episodes: int, turns: float, sampled: float, *words: str, prompt: f
     """Seconds until episodes on 16 machines have a grade; 250 + 4 x 31 tokens besides what is sampled, as in the demonstrations."""
     work = {"turns": turns, "prompt_tokens": prompt, "sampled_tokens": sampled, "observation_tokens": observed}
     given = [word for key, value in work.items() for word in (f"--placement.episode.{key}", str(value))]
-    config = load_config(QUICKSTART, [*given, "--rollout.tasks_per_step", "1", "--rollout.group_size", str(episodes), *words], Config)
+    config = load_config(QUICKSTART, [*given, "--rollout.tasks_per_step", str(episodes), "--rollout.group_size", "1", *words], Config)
     cost = estimate_cost(config, SMOLLM2)
     return cost.rollout.seconds + cost.grade
 
