@@ -41,8 +41,8 @@ from pipeline.types import Completion, ToolCall, Turn
 
 ORCHESTRATOR = 1.2e-3
 """Processor seconds of a turn in one process: 1.15 ms at 64 at once, 1.22 ms at 2,000 (scripts/bench/rollout.py)."""
-OWNER = 0.3e-3
-"""Of a turn at the owner where nodes play (--check measures it)."""
+OWNER = 0.2e-3
+"""Of a turn at the owner where nodes play: 0.18 ms (--check), unpickled and journaled; Ray's own share is not in it."""
 WIPE = 14e-3
 """Seconds between two episodes of a machine (docs/LOG.md)."""
 REUSE = 16
