@@ -26,10 +26,10 @@ from .actor import Prepared, open_chat, prepare_machines
 from .config import Config
 from .dispatch import NodeLost
 from .engine import Engine, engine_command, free_port, start_engine
+from .engines import make_policy, open_client
 from .node import Event, Order, RolloutNode
 from .orders import Command, LearnerSetup
 from .placement import Post, local_numbers
-from .policy import make_policy, open_client
 from .ranks import RankError, Spot, describe_death, write_to
 from .types import EngineDied
 from .world import open_rig

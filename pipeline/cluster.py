@@ -29,13 +29,12 @@ from .actors import CALLS, ClusterRanks, EngineHost, NodeActor, RemoteNode, Thro
 from .config import Config
 from .dispatch import Dispatcher, NodeLost
 from .engine import STOP_SECONDS
-from .engines import Engines
+from .engines import Engines, make_policy, open_client
 from .gather import gather
 from .learner import DeepSpeedLearner, check_setup
 from .manifest import record_images
 from .node import agree
 from .placement import NodeFacts, Roles, assign_roles, describe_roles
-from .policy import make_policy, open_client
 from .reward import open_channel
 from .rig import remote_rig
 from .train import World

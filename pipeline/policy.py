@@ -18,14 +18,11 @@ import httpx
 import numpy as np
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from .config import Config
-from .engine import NAME, Engine, engine_command, free_port, has_gpu, own_gpus, start_engine
+from .engine import NAME, Engine
 from .prompt import Template
 from .types import Completion, EngineDied, PolicyError
 from .weights import Digests
 
-REQUEST_SECONDS = 1800.0
-"""One answer, waiting in the server's queue included."""
 ATTEMPTS = 4
 """Of a request that the transport or the server fails, with waits of 1, 2 and 4 s."""
 ADAPTER_CONFIG = "adapter_config.json"
@@ -267,45 +264,3 @@ def _absolute(folder: Path) -> str:
 
 def _entry(found: Mapping[str, Any], token: int) -> float:
     return float(found[str(token)]["logprob"])
-
-
-async def start_policy(config: Config, template: Template, log: Path, place: int = 0) -> VllmPolicy:
-    """The policy of a configuration: a server of our own, or the one at policy.url; checked, at version 0.
-
-    place: of the server among policy.engines on this machine: which GPUs are its own.
-    """
-    if config.model is None:
-        raise ValueError("model.path is missing: a model policy needs one")
-    if config.policy.transfer != "folder" and not has_gpu():
-        raise ValueError(f"policy.transfer: {config.policy.transfer} needs GPUs; without one use folder, which is shared memory")
-    port = free_port()
-    url = config.policy.url or f"http://127.0.0.1:{port}"
-    command = [*own_gpus(config.policy, place), *engine_command(config.model, config.policy, port, config.learner.lora)]
-    engine = None if config.policy.url else await start_engine(command, url, log)
-    policy = make_policy(config, template, open_client(url), engine)
-    try:
-        await policy.prepare()
-    except BaseException:
-        await policy.close()
-        raise
-    return policy
-
-
-def open_client(url: str, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """A connection to a server: as many requests at once as are made, each bounded by REQUEST_SECONDS."""
-    timeout = httpx.Timeout(REQUEST_SECONDS, connect=10, pool=None)
-    return httpx.AsyncClient(base_url=url, timeout=timeout, limits=httpx.Limits(max_connections=None), trust_env=False, transport=transport)
-
-
-def make_policy(config: Config, template: Template, client: httpx.AsyncClient, engine: Engine | None = None) -> VllmPolicy:
-    """The policy that a server serves, not yet checked."""
-    options = config.policy
-    return VllmPolicy(
-        client,
-        template,
-        Sampling(config.rollout.temperature, template.stop_ids),
-        engine,
-        requests=options.max_requests,
-        in_flight=options.in_flight,
-        transfer=options.transfer,
-    )

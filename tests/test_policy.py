@@ -30,10 +30,11 @@ from pipeline.config import (
     TasksConfig,
 )
 from pipeline.engine import engine_command, start_engine
+from pipeline.engines import start_policy
 from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
 from pipeline.learner import DeepSpeedLearner
 from pipeline.orders import LearnerSetup
-from pipeline.policy import Sampling, VllmPolicy, start_policy
+from pipeline.policy import Sampling, VllmPolicy
 from pipeline.prompt import ByteTemplate, Chat, load_chat
 from pipeline.publish import PublishError, as_sample, compare, publish
 from pipeline.rollout import Rig

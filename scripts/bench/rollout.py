@@ -34,11 +34,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from pipeline.config import Config, LossConfig, ModelConfig, PolicyConfig, RolloutConfig, TasksConfig, TrainConfig
+from pipeline.engines import start_policy
 from pipeline.evaluate import Actor, evaluate
 from pipeline.fake import SoftmaxLearner
 from pipeline.journal import Journal
 from pipeline.memory import watch_memory
-from pipeline.policy import VllmPolicy, start_policy
+from pipeline.policy import VllmPolicy
 from pipeline.prompt import ByteTemplate, Chat, load_chat
 from pipeline.rollout import Rig
 from pipeline.train import World, train
@@ -79,10 +80,10 @@ async def sleep(seconds: float) -> tuple[float, float]:
 class Recorded:
     """A policy that sleeps as long as a recorded turn, then says a fixed text; its version changes as a real one's."""
 
-    def __init__(self, chat: Chat, scale: float, fixed: bool, publish: float = 0.0) -> None:
+    def __init__(self, chat: Chat, scale: float, fixed: bool, publish: float = 0.0, bash: str = BASH) -> None:
         self.version, self.slept, self.late, self.now, self.most = 0, 0.0, 0.0, 0, 0
         self._chat, self._scale, self._fixed, self._publish = chat, scale, fixed, publish
-        self._ids = {text: tuple(chat.write(text)) for text in (BASH, SUBMIT)}
+        self._bash, self._ids = bash, {text: tuple(chat.write(text)) for text in (bash, SUBMIT)}
 
     async def sample(self, prompt: Sequence[int], max_tokens: int, seed: int) -> Completion:
         """Where the length is not fixed, one turn in four submits."""
@@ -91,7 +92,7 @@ class Recorded:
         self.most = max(self.most, self.now)
         took, late = await sleep(seconds)
         self.now, self.slept, self.late = self.now - 1, self.slept + took, self.late + late
-        text = SUBMIT if not self._fixed and seed % 4 == 0 else BASH
+        text = SUBMIT if not self._fixed and seed % 4 == 0 else self._bash
         ids = self._ids[text]
         return Completion(ids, (0.0,) * len(ids), text, version, True)
 
@@ -270,7 +271,8 @@ def measure_turns(quick: bool, mini: Path | None, model: Path | None) -> dict[st
 
 def run_mini(python: Path, at_once: int, scale: float) -> dict[str, float]:
     """The same episodes under mini-swe-agent's batch runner, in its own interpreter."""
-    texts = {"statement": STATEMENT, "answer": BASH, "observation": OBSERVATION.decode()}
+    action = {"answer": BASH, "command": "python -c 'import m; print(m.f([]))'"}
+    texts = {"statement": STATEMENT, "observation": OBSERVATION.decode(), **action}
     numbers = {"model": MODEL_SECONDS, "tool": TOOL_SECONDS, "at_once": at_once, "count": 4 * at_once, "scale": scale, "turns": TURNS}
     command = [python, Path(__file__).with_name("rollout_mini.py")]
     done = subprocess.run(command, input=json.dumps(texts | numbers), stdout=subprocess.PIPE, text=True, timeout=1800, check=True)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""mini-swe-agent's batch runner, unchanged, with a model and an environment that sleep; rollout.py runs it in an interpreter that has it.
+"""mini-swe-agent's batch runner, unchanged, with a model that sleeps, and an environment that sleeps or its own Docker containers;
+rollout.py and rollout_docker.py run it in an interpreter that has it.
 
 Reads what to do from standard input (JSON) and writes milliseconds per turn (wall less sleeps, and processor time) as the last line.
 Needs: pip install mini-swe-agent.
@@ -51,7 +52,8 @@ class SleepingModel(DeterministicModel):
     def __init__(self, **options: Any) -> None:
         turns = Work.asked["turns"]
         words = [Work.asked["answer"]] * (turns - 1) + ["I submit."]
-        commands = ["python -c 'import m; print(m.f([]))'"] * (turns - 1) + [DONE]
+        last = f"echo {DONE}; echo changed" if "image" in Work.asked else DONE
+        commands = [Work.asked["command"]] * (turns - 1) + [last]
         super().__init__(outputs=[make_output(text, [{"command": one}], 0.0) for text, one in zip(words, commands, strict=True)], **options)
         self._seed = random.randrange(1 << 30)
 
@@ -106,11 +108,12 @@ def main() -> None:
 
 def run_batch(rows: list[dict[str, str]], count: int, workers: int) -> None:
     """One call of the batch runner; every instance must have been submitted."""
-    rows[:] = [{"instance_id": f"task-{number}", "problem_statement": Work.asked["statement"]} for number in range(count)]
+    image = {"image_name": Work.asked["image"]} if "image" in Work.asked else {}
+    rows[:] = [{"instance_id": f"task-{number}", "problem_statement": Work.asked["statement"], **image} for number in range(count)]
     config = {
         "agent": {"system_template": "You fix bugs.", "instance_template": "{{task}}", "step_limit": 0, "cost_limit": 0.0},
         "model": {"model_class": "rollout_mini.SleepingModel", "model_name": "recorded", "observation_template": "{{output.output}}"},
-        "environment": {"environment_class": "rollout_mini.SleepingEnvironment"},
+        "environment": {"environment_class": "docker" if image else "rollout_mini.SleepingEnvironment"},
     }
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / "bench.yaml", Path(folder) / "out"
@@ -118,7 +121,7 @@ def run_batch(rows: list[dict[str, str]], count: int, workers: int) -> None:
         nothing = {"slice_spec": "", "filter_spec": "", "shuffle": False, "model": None, "model_class": None, "environment_class": None}
         swebench.main(subset="x", split="x", output=str(out), workers=workers, redo_existing=False, config_spec=[str(path)], **nothing)
         patches = json.loads((out / "preds.json").read_text())
-    assert len(patches) == count and all(one["model_patch"] == "changed" for one in patches.values()), patches
+    assert len(patches) == count and all(one["model_patch"].strip() == "changed" for one in patches.values()), patches
 
 
 if __name__ == "__main__":
