@@ -26,19 +26,16 @@ FREE = frozenset(
         *("name", "sandbox.backend", "sandbox.hosts", "sandbox.concurrency", "sandbox.reuse", "sandbox.image_gb", "rollout.infra_stop"),
         *("policy.url", "policy.attempts", "policy.requests_per_minute", "policy.request_seconds", "policy.key_env"),
         *("policy.price_in", "policy.price_out", "policy.max_requests", "policy.memory_gb", "policy.gpu_fraction"),
-        *(
-            "policy.tensor_parallel",
-            "policy.engines",
-            "train.restarts",
-            "train.stall_seconds",
-            "train.steps",
-            "train.save_every",
-            "train.keep_checkpoints",
-            "train.eval_every",
-        ),
+        *("policy.tensor_parallel", "policy.engines", "train.restarts", "train.stall_seconds"),
+        *("train.steps", "train.save_every", "train.keep_checkpoints", "train.eval_every"),
         *("learner.ranks", "telemetry.sinks", "telemetry.peak_tflops"),
     }
 )
+
+
+def _is_free(key: str) -> bool:
+    """placement is read by `greengrad plan` alone."""
+    return key in FREE or key.startswith("placement.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,9 @@ def write_manifest(run: Path, manifest: Manifest, defaults: Mapping[str, Any] | 
     before = json.loads(path.read_text(encoding="utf-8"))
     new = json.loads(json.dumps(manifest.config))
     old = {key: value for key, value in json.loads(json.dumps(defaults or {})).items() if key in new} | before["config"]
-    kept = [key for key in {**old, **new} if key not in FREE]  # an older version may have recorded what is free by now
+    kept = [
+        key for key in {**old, **new} if key not in FREE and not key.startswith("placement.")
+    ]  # an older version may have recorded what is free by now
     changed = [f"{key} {old.get(key)} -> {new.get(key)}" for key in kept if old.get(key) != new.get(key)]
     if changed:
         raise ValueError(f"{run}: was started with another configuration ({', '.join(changed[:5])}); choose another run folder")
@@ -127,7 +126,7 @@ def find_changes(run: Path, suite: Path, images: Mapping[str, str]) -> list[str]
 
 def identity(config: BaseModel) -> dict[str, Any]:
     """The configuration by dotted keys, without FREE."""
-    return {key: value for key, value in _flatten(config.model_dump(mode="json")) if key not in FREE}
+    return {key: value for key, value in _flatten(config.model_dump(mode="json")) if not _is_free(key)}
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
