@@ -46,6 +46,8 @@ class ChatPolicy:
         found = await self._post({**body, "seed": seed, **self._settings.body})
         choice, usage = found["choices"][0], found.get("usage") or {}
         text = choice["message"].get("content") or ""
+        if not isinstance(text, str):
+            raise PolicyError(f"{self._client.base_url}: the answer's content is no text: {text!r:.300}")
         ids = (*self._template.encode(text), self._template.turn_end)
         counted = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
         return Completion(ids, (0.0,) * len(ids), text, 0, choice.get("finish_reason") != "length", *counted)
@@ -82,7 +84,7 @@ class ChatPolicy:
         await self._pace.wait()
         try:
             response = await self._client.post("chat/completions", json=body)
-        except httpx.TransportError as failure:
+        except httpx.RequestError as failure:
             raise _Passing(f"{type(failure).__name__}: {failure}") from failure
         if response.status_code in _PASSING or response.status_code >= 500:
             raise _Passing(f"{response.status_code}: {response.text[:300]}", _asked_wait(response))

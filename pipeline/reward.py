@@ -6,7 +6,9 @@ failed has no reward in any of them. A channel that comes to no answer gives Non
 one trains on it. Left out: learned reward models, judges that see the whole trajectory.
 """
 
+import asyncio
 import hashlib
+import keyword
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +36,8 @@ JUDGE_SYSTEM = "You review patches. You see a report and the patch that is meant
 JUDGE_QUESTION = (
     "{statement}\n\n--- the patch ---\n{patch}\n\nDoes it repair what is reported? End with one line: SCORE: a number from 0 to 1."
 )
-NAME = re.compile(r"[A-Za-z_]\w{2,}")
+NAME = re.compile(r"\b[A-Za-z_]\w{2,}\b")
+TEST_FILE = re.compile(r"(^|/)(tests?/|test_[^/]*$|[^/]*_test\.py$|conftest\.py$)")
 SCORE = re.compile(r"^SCORE:\s*(\d+(?:\.\d+)?)\s*$", re.MULTILINE)
 
 
@@ -56,7 +59,7 @@ async def open_channel(config: RewardConfig, seed: int) -> AsyncIterator[Channel
             assert config.judge is not None
             judge = await start_chat(config.judge.server(), temperature=0.0)
             try:
-                yield partial(ask_judge, judge)
+                yield partial(ask_judge, judge, config.judge.attempts * config.judge.request_seconds)
             finally:
                 await judge.close()
 
@@ -99,19 +102,21 @@ async def judge_diff(task: Task, episode: Episode) -> Scored:
     lines = patch.splitlines()
     files = [line.removeprefix("+++ b/") for line in lines if line.startswith("+++ b/")]
     changed = [line for line in lines if line.startswith(("+", "-")) and not line.startswith(("+++", "---"))]
-    names = set(NAME.findall("\n".join(line for line in lines if line.startswith(("@@", "-")))))
-    small, in_source = len(changed) <= SMALL, bool(files) and not any("test" in file for file in files)
-    return Scored((small + in_source + any(name in task.problem_statement for name in names)) / 3)
+    around = [line for line in lines if line.startswith("@@")] + [line for line in changed if line.startswith("-")]
+    names = set(NAME.findall("\n".join(around))) - set(keyword.kwlist)
+    in_source = bool(files) and not any(TEST_FILE.search(file) for file in files)
+    return Scored(((len(changed) <= SMALL) + in_source + bool(names & set(NAME.findall(task.problem_statement)))) / 3)
 
 
-async def ask_judge(judge: ChatPolicy, task: Task, episode: Episode) -> Scored:
-    """A model's number from 0 to 1; None where the server fails, takes too long or says anything else."""
+async def ask_judge(judge: ChatPolicy, seconds: float, task: Task, episode: Episode) -> Scored:
+    """A model's number from 0 to 1; None where the server fails, takes longer than `seconds` in all or says anything else."""
     if not episode.patch:
         return Scored(0.0)
     question = JUDGE_QUESTION.format(statement=task.problem_statement.strip(), patch=episode.patch)
     try:
-        answer = await judge.sample(ByteTemplate().start(JUDGE_SYSTEM, question), JUDGE_TOKENS, seed=0)
-    except (PolicyError, ContextFull) as failure:
+        async with asyncio.timeout(seconds):
+            answer = await judge.sample(ByteTemplate().start(JUDGE_SYSTEM, question), JUDGE_TOKENS, seed=0)
+    except (PolicyError, ContextFull, TimeoutError) as failure:
         return Scored(None, f"{type(failure).__name__}: {failure}")
     return read_score(answer.text)
 

@@ -51,6 +51,8 @@ class Rig:
     retry_seconds: float = 1.0
     """Wait before an attempt that follows a failure of the infrastructure; doubled each time."""
     diary: Diary = field(default_factory=NoDiary)
+    sees_end: bool = False
+    """rollout.visible_tests are run once more after the last turn (reward.kind visible_tests)."""
     channel: Channel | None = None
     """What episodes are rewarded for; None: the hidden tests."""
     elsewhere: "Elsewhere | None" = None

@@ -124,8 +124,8 @@ async def _attempt(policy: Policy, task: Task, rig: Rig, slot: Slot, record: _Re
             if different is None:
                 deadline = min(latest, time.monotonic() + rig.episode_seconds - _spent(record.turns))
                 stop = await play(policy, task, Seat(sandbox, rig, slot, record.turns, deadline, opening))
-                record.passed = await look_at_end(sandbox, rig)
                 record.patch = await rig.diff(sandbox, task.image)
+                record.passed = await look_at_end(sandbox, rig)
                 return stop
         except ResourceExhausted as failure:
             record.error = str(failure)
@@ -138,8 +138,8 @@ async def _attempt(policy: Policy, task: Task, rig: Rig, slot: Slot, record: _Re
 
 
 async def look_at_end(sandbox: Sandbox, rig: Rig) -> float | None:
-    """The share of visible tests that pass after the last turn, where they are run at all."""
-    if not rig.rollout.visible_tests:
+    """The share of visible tests that pass after the last turn, where that is what is rewarded."""
+    if not rig.sees_end:
         return None
     return (await look(sandbox, rig.rollout.model_copy(update={"anchors": False}), rig.command_seconds, first=False)).passed
 

@@ -139,7 +139,7 @@ class Episode:
     prefix: tuple[Turn, ...] = ()
     """Recorded turns of another episode that this one started from: context of its first prompt, never credited or trained."""
     passed: float | None = None
-    """Share of the visible tests that passed after its last turn (rollout.visible_tests); None = not run."""
+    """Share of the visible tests that passed after its last turn (reward.kind visible_tests); None = not run."""
     scored: Scored | None = None
     """By the reward channel; None: credit sees the verdict."""
 

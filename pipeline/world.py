@@ -54,6 +54,7 @@ async def open_rig(config: Config, rollout: RolloutConfig, chat: Chat, context: 
             command_seconds=sandbox.command_seconds,
             episode_seconds=sandbox.episode_seconds,
             forks=forks,
+            sees_end=config.reward.kind == "visible_tests",
         )
 
 
@@ -96,6 +97,12 @@ def split_usable(config: Config, prepared: Prepared, apart: Sequence[Task]) -> t
     return train, test
 
 
+async def prepare_tasks(config: Config, run: Path) -> tuple[list[Task], list[Task]]:
+    """Those to train on and those held out, with machines for them on this host."""
+    chosen, apart = choose_run_tasks(config)
+    return split_usable(config, await prepare_machines(config.sandbox, config.tasks.suite, [*chosen, *apart], run), apart)
+
+
 def find_transfer(config: PolicyConfig, policy: Policy) -> Transfer | None:
     """The way from the learner's ranks to the engine; None: through a folder."""
     if config.transfer == "folder" or not isinstance(policy, VllmPolicy):
@@ -113,9 +120,7 @@ async def open_world(config: Config, run: Path, served: Policy | None = None) ->
     """Everything that a training run acts on; closed in reverse order, whatever happens. `served`: a policy that runs already and stays."""
     setup = setup_learner(config, run)
     check_setup(setup)  # before minutes of preparing machines and starting an engine
-    chosen, apart = choose_run_tasks(config)
-    prepared = await prepare_machines(config.sandbox, config.tasks.suite, [*chosen, *apart], run)
-    tasks, held_out = split_usable(config, prepared, apart)
+    tasks, held_out = await prepare_tasks(config, run)
     chat = open_chat(config)
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(open_rig(config, config.rollout, chat, config.model.context if config.model else 0))

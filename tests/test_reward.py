@@ -62,6 +62,8 @@ async def test_a_diff_is_looked_at_by_its_text_alone() -> None:
     assert (await judge_diff(task, episode(patch=good.replace("calc.py", "tests/test_calc.py")))).value == pytest.approx(2 / 3)
     assert (await judge_diff(replace(task, problem_statement="no"), episode(patch=good + "+x\n" * 60))).value == pytest.approx(1 / 3)
     assert (await judge_diff(task, episode(patch=""))).value == 0.0
+    elsewhere = good.replace("calc.py", "latest.py").replace("def add(a, b):", "for it in these:")
+    assert (await judge_diff(replace(task, problem_statement="before it, latest"), episode(patch=elsewhere))).value == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("text", ["", "SCORE: 2", "SCORE: yes", "SCORE: 0.5\nSCORE: 0.9", "score is 1", "SCORE: -0.5", "SCORE: nan"])
@@ -88,13 +90,15 @@ async def test_a_judge_sees_statement_and_diff_and_its_number_is_the_reward(monk
     )
 
 
-@pytest.mark.parametrize("how", ["nonsense", "slow", "broken"])
+@pytest.mark.parametrize("how", ["nonsense", "no text", "slow", "broken"])
 async def test_a_judge_without_an_answer_is_counted_and_no_one_trains_on_the_episode(how: str, caplog: pytest.LogCaptureFixture) -> None:
     def reply(body: dict) -> tuple[int, dict[str, str], object]:
         if how == "slow":
             import time
 
             time.sleep(1.0)
+        if how == "no text":
+            return answer(message={"role": "assistant", "content": [{"type": "image"}]})
         return (500, {}, {}) if how == "broken" else answer("I would merge it.")
 
     members = [episode(str(number), Outcome.RESOLVED if number else Outcome.UNRESOLVED) for number in range(4)]
