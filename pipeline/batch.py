@@ -183,12 +183,13 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
         "batch/unjudged_episodes": float(sum(not _is_infra(episode) for episode in ungraded)),
         "batch/graded_episodes": float(len(graded)),
     }
+    if with_verdict := [*graded, *(episode for episode in ungraded if not _is_infra(episode))]:
+        metrics["reward/resolved"] = float(np.mean([episode.reward for episode in with_verdict]))
     if graded:
         metrics |= {
             "reward/mean": float(np.mean(np.concatenate([group.shaped_G for group in credited]))),
-            "reward/resolved": (truth := float(np.mean([episode.reward for episode in graded]))),
-            "reward/channel": (seen := float(np.mean([episode.signal for episode in graded]))),
-            "reward/gap": seen - truth,
+            "reward/channel": float(np.mean([episode.signal for episode in graded])),
+            "reward/gap": float(np.mean([episode.signal for episode in graded]) - np.mean([episode.reward for episode in graded])),
             "batch/turns_mean": float(np.mean([len(episode.turns) for episode in graded])),
             "batch/submit_rate": float(np.mean([episode.stop is Stop.SUBMITTED for episode in graded])),
             "batch/truncated_rate": float(np.mean([episode.stop in TRUNCATED for episode in graded])),

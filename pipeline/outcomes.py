@@ -22,7 +22,7 @@ class Outcomes:
     """
 
     rewards_G: Floats
-    """float64: the graded reward R, 0 or 1"""
+    """float64: the reward R of the channel; of the hidden tests 0 or 1"""
     turns_G: npt.NDArray[np.int64]
     """int64: number of turns"""
     malformed: tuple[npt.NDArray[np.bool_], ...] | None = None

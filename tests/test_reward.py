@@ -17,7 +17,7 @@ from pipeline.train import train
 from pipeline.types import Completion, Episode, Group, Scored, Stop, Turn
 from tasks import Outcome, Verdict
 from tests.test_chat_policy import answer, serving
-from tests.toy_loop import make_config, make_task, make_world
+from tests.toy_loop import CHAT, TEXTS, DyingLearner, make_config, make_task, make_world
 
 TASK = make_task(0)
 TURN = Turn((1, 2), Completion((3, 4), (-0.5, -0.1), "x", 0, True), None, "", 0.1)
@@ -109,6 +109,7 @@ async def test_a_judge_without_an_answer_is_counted_and_no_one_trains_on_the_epi
     assert "0 is left out of training: the reward channel gave nothing" in caplog.text
     batch = build_batch([Group("g", TASK.instance_id, 0, tuple(members))], CreditConfig(), 8)
     assert batch.metrics["batch/unjudged_episodes"] == 1 and batch.metrics["batch/infra_episodes"] == 0
+    assert batch.metrics["reward/resolved"] == 0.75 and batch.metrics["reward/gap"] == 0.0, "the truth is of all, the gap of the judged"
     assert batch.fates["0"] == "unjudged" and "0" not in {sample.episode_id for sample in batch.samples}
 
 
@@ -159,6 +160,26 @@ async def test_the_loop_learns_by_a_noisy_channel_and_logs_the_truth(tmp_path: P
                 assert all(one.scored is not None for one in journal.episodes())
     assert np.mean([after - before for before, after in rates]) > 0.2, rates
     assert any(gaps)
+
+
+async def test_a_resumed_run_asks_the_judge_about_no_episode_twice(tmp_path: Path) -> None:
+    def reply(body: dict) -> tuple[int, dict[str, str], object]:
+        return answer(f"SCORE: {1.0 if 'a + b' in body['messages'][1]['content'] else 0.0}")
+
+    with serving(reply) as (url, asked):
+        async with open_channel(judge(url), seed=0) as channel:
+            for learner in (DyingLearner(CHAT, TEXTS), None):
+                world = make_world(learner=learner)
+                world = replace(world, rig=replace(world.rig, channel=channel))
+                with Journal(tmp_path) as journal:
+                    if learner is None:
+                        await train(make_config(4), journal, world)
+                        judged = [one for one in journal.episodes() if one.patch]
+                    else:
+                        with pytest.raises(KeyboardInterrupt):
+                            await train(make_config(4), journal, world)
+                        assert journal.rows()
+    assert len(asked) == len(judged) and all(one.signal == one.reward for one in judged)
 
 
 @pytest.mark.parametrize(
