@@ -59,7 +59,7 @@ def connect(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RayError, ValueError) as error:
-        why = str(error).splitlines()[0]
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"--cluster {address}: no Ray cluster answers ({why}); `ray start --head` on one machine begins one") from None
 
 
@@ -106,7 +106,6 @@ async def open_cluster_world(config: Config, run: Path) -> AsyncIterator[World]:
     """What a training run acts on, over the nodes that are there now; closed in reverse order, whatever happens."""
     setup = setup_learner(config, run)
     check_setup(setup)
-    check_cluster(config)
     chosen, apart = choose_run_tasks(config)
     roles = assign_roles(await asyncio.to_thread(survey, config, run), config)
     for line in describe_roles(roles):

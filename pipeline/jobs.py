@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .results import Results
     from .train import World
 
+    WorldOpener = Callable[[Config, Path], AbstractAsyncContextManager[World]]
+
 SCRIPT_TURNS = 1000
 """Turns of a script in `eval`, where no configuration says otherwise."""
 
@@ -143,13 +145,15 @@ def train(arguments: argparse.Namespace) -> int:
     run = arguments.run or Path("runs") / config.name
     choose_tasks(config.tasks, config.tasks.split)  # a suite that will not do is refused before anything is written
     choose_held_out(config)
+    tuning = config.rft is not None and config.rft.episodes is not None
+    if tuning and arguments.cluster is not None:
+        raise ValueError("--cluster: fine-tuning (rft.episodes) runs on one machine; leave it out")
+    open_world = None if tuning else _world_opener(arguments.cluster, config)
     start_run(run, config)
-    if config.rft is not None and config.rft.episodes is not None:
-        if arguments.cluster is not None:
-            raise ValueError("--cluster: fine-tuning (rft.episodes) runs on one machine; leave it out")
+    if open_world is not None:
+        asyncio.run(_train(config, run, open_world))
+    elif config.rft is not None and config.rft.episodes is not None:
         _fine_tune(config, config.rft, config.rft.episodes, run)
-    else:
-        asyncio.run(_train(config, run, arguments.cluster))
     print(f"done; greengrad show {run} and {run}/report.html show it")
     return 0
 
@@ -162,7 +166,7 @@ def _fine_tune(config: Config, rft: RftConfig, episodes: Path, run: Path) -> Non
     write_report(run)
 
 
-async def _train(config: Config, run: Path, cluster: str | None) -> None:
+async def _train(config: Config, run: Path, open_world: "WorldOpener") -> None:
     from .journal import Journal
     from .recover import train_through
     from .report import write_report
@@ -170,7 +174,7 @@ async def _train(config: Config, run: Path, cluster: str | None) -> None:
 
     with Journal(run) as journal:
         if journal.next_step < config.train.steps:
-            await train_through(config, journal, partial(_world_opener(cluster), config, run))
+            await train_through(config, journal, partial(open_world, config, run))
         else:
             log.info("all %d steps are committed already", config.train.steps)
             with open_sinks(config.telemetry.sinks, run, journal.steps()):
@@ -178,14 +182,15 @@ async def _train(config: Config, run: Path, cluster: str | None) -> None:
     write_report(run)
 
 
-def _world_opener(cluster: str | None) -> "Callable[[Config, Path], AbstractAsyncContextManager[World]]":
-    """This machine, or the nodes of a Ray cluster."""
+def _world_opener(cluster: str | None, config: Config) -> "WorldOpener":
+    """This machine, or the nodes of a Ray cluster, which is joined; ValueError where there is none, or it cannot do this."""
     if cluster is None:
         from .world import open_world
 
         return open_world
-    from .cluster import connect, open_cluster_world
+    from .cluster import check_cluster, connect, open_cluster_world
 
+    check_cluster(config)
     connect(cluster)
     return open_cluster_world
 

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cli import main
 from pipeline.config import Config, LearnerConfig, PolicyConfig, TasksConfig
+from pipeline.convert import tiny_model
 from pipeline.placement import NodeFacts, Roles, assign_roles, describe_roles, local_numbers
+from tasks import toy_suite
 
 
 def make_config(ranks: int, engines: int = 1, width: int = 1, sleep: bool = False) -> Config:
@@ -78,3 +81,23 @@ def test_no_gpu_is_dealt_twice_and_an_engine_stays_on_one_node(gpus: list[int], 
     assert len(dealt) == len(set(dealt)) and all(gpu < found.gpus for found in nodes for name, gpu in dealt if name == found.node_id)
     numbers = local_numbers(roles.ranks)
     assert all(0 <= number < count for number, count in numbers) and len(numbers) == ranks
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--policy.url", "http://127.0.0.1:9"], "policy.url: with --cluster the engines are started on its nodes"),
+        (["--rft.episodes", "nowhere", "--rft.epochs", "1"], "fine-tuning (rft.episodes) runs on one machine"),
+        ([], "no Ray cluster answers"),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_said_in_one_line_and_leaves_no_run_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    toy_suite(tmp_path / "suite")
+    tiny_model(tmp_path / "model")
+    (tmp_path / "c.yaml").write_text(f"tasks: {{suite: {tmp_path}/suite}}\nmodel: {{path: {tmp_path}/model, context: 512}}\n")
+    capsys.readouterr()  # what making a model has printed
+    assert main(["train", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run"), "--cluster", "auto", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line and not (tmp_path / "run").exists()
