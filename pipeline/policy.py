@@ -9,7 +9,7 @@ with the new weights (policy.in_flight). Several servers are one policy in engin
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ class VllmPolicy:
         self._engine = engine
         self._room = asyncio.Semaphore(requests)  # and no limit of connections: while a pause holds all of these, its end must get through
         self._in_flight = in_flight
+        self._scoring = asyncio.Lock()
         self._model = NAME
         """Whose answers are asked for: the model's, or its newest adapter's."""
 
@@ -120,7 +121,9 @@ class VllmPolicy:
     async def score_prompt(self, ids: Sequence[int]) -> np.ndarray:
         """log-probs of a prompt's own tokens at temperature 1, before any sampling parameter; shape (T,), 0 at t = 0."""
         parameters = self._sampling.parameters(1, 0) | {"prompt_logprobs": 0}
-        found = (await self._generate(ids, parameters))["prompt_logprobs"]
+        alone = self._scoring if self._model != NAME else nullcontext()  # two at once kill vLLM's CPU worker where an adapter is served
+        async with alone:
+            found = (await self._generate(ids, parameters))["prompt_logprobs"]
         return np.array([0.0, *(_entry(one, ids[t + 1]) for t, one in enumerate(found[1:]))], np.float32)
 
     async def score_next(self, prompt: Sequence[int], candidates: Sequence[int]) -> list[float]:
