@@ -7,7 +7,7 @@ covered:     a lost node that played episodes: they go on elsewhere (dispatch.py
              again on the nodes that are left. A lost owner: the same command resumes.
 not covered: GPUs are not reserved with Ray (placement.py deals them out itself), so a cluster serves one run at a time; Ray's own ports
              have no password unless its token authentication is on: keep them in a private network. Weights pass through the run
-             folder, which all nodes must see (through shared memory where learner and engines are on one machine).
+             folder, which all nodes must see (through shared memory where learner, engines and owner are on one machine).
 """
 
 import asyncio
@@ -128,7 +128,8 @@ async def open_cluster_world(config: Config, run: Path) -> AsyncIterator[World]:
         train, test = split_usable(config, prepared, apart)
         rig = remote_rig(chat, config.rollout, config.model.context if config.model else 0, dispatcher)
         rig = replace(rig, channel=await stack.enter_async_context(open_channel(config.reward, config.train.seed)))
-        yield World(policy, learner, rig, train, test, None, rest, shared_memory=roles.one_machine)
+        here = roles.all_on(ray.util.get_node_ip_address())
+        yield World(policy, learner, rig, train, test, None, rest, shared_memory=here)
 
 
 async def start_hosts(config: Config, run: Path, roles: Roles, stack: AsyncExitStack) -> list[Any]:

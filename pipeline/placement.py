@@ -45,10 +45,9 @@ class Roles:
     engines: tuple[Post, ...]
     rollouts: tuple[NodeFacts, ...]
 
-    @property
-    def one_machine(self) -> bool:
-        """Whether weights need not leave a machine between learner and engines."""
-        return len({post.node.address for post in (*self.ranks, *self.engines)}) == 1
+    def all_on(self, address: str) -> bool:
+        """Whether learner and engines are all on this machine: weights need not leave it."""
+        return {post.node.address for post in (*self.ranks, *self.engines)} == {address}
 
 
 def assign_roles(nodes: Sequence[NodeFacts], config: Config) -> Roles:

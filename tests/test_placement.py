@@ -34,14 +34,16 @@ def test_sixteen_nodes_of_eight_gpus_hold_64_ranks_and_eight_engines_of_eight() 
     assert [post.gpus for post in roles.ranks[:9]] == [(0,), (1,), (2,), (3,), (4,), (5,), (6,), (7,), (0,)]
     assert len({post.node for post in roles.ranks}) == 8 and {post.gpus for post in roles.engines} == {tuple(range(8))}
     assert not {post.node for post in roles.ranks} & {post.node for post in roles.engines}
-    assert len(roles.rollouts) == 16 and not roles.one_machine
+    assert len(roles.rollouts) == 16
+    assert not roles.all_on("10.0.0.0")
 
 
 def test_one_node_of_eight_gpus_holds_both_where_they_take_turns() -> None:
     apart = assign_roles([node(1, gpus=8)], make_config(4, engines=2, width=2))
     assert [post.gpus for post in apart.engines] == [(4, 5), (6, 7)]
     turns = assign_roles([node(1, gpus=8)], make_config(8, engines=1, width=8, sleep=True))
-    assert turns.engines[0].gpus == tuple(range(8)) and turns.one_machine
+    assert turns.engines[0].gpus == tuple(range(8))
+    assert turns.all_on("10.0.0.1") and not turns.all_on("10.0.0.9"), "the weights' folder is made by the process of the command"
     with pytest.raises(ValueError, match="the cluster has 8 GPUs on 1 nodes, too few"):
         assign_roles([node(1, gpus=8)], make_config(8, engines=1))
 
