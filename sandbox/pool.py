@@ -155,7 +155,9 @@ class Pool:
             waiting.append(replace(machine, tree=tree, since=time.monotonic(), served=machine.served + 1))
 
     def _forget(self, kind: Kind) -> None:
+        """Tear down what waits for this kind; a start under way is broken off, as it may hang on a daemon that answers nothing."""
         for machine in self._ready.pop(kind):
+            machine.task.cancel()
             self._start(self._end(kind, machine))
 
     async def _end(self, kind: Kind, machine: _Ready) -> None:

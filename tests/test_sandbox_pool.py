@@ -98,6 +98,28 @@ async def test_machines_started_ahead_are_bounded_and_end_with_the_pool(tree):
     assert all(machine.closed for machine in backend.started)
 
 
+class Hanging(FakeBackend):
+    """Its first machine starts, the others hang in their start for two minutes."""
+
+    async def start(self, image: Image, limits: Limits):
+        machine = await super().start(image, limits)
+        if len(self.started) > 1:
+            try:
+                await asyncio.sleep(120)
+            finally:
+                await machine.close()
+        return machine
+
+
+async def test_a_pool_closes_though_a_machine_that_starts_ahead_hangs(tree):
+    backend = Hanging()
+    async with asyncio.timeout(10):
+        async with Pool(backend, LIMITS, concurrency=1, ahead=2) as pool:
+            await use(pool, tree)
+            await asyncio.sleep(0)
+    assert len(backend.started) == 3 and all(machine.closed for machine in backend.started)
+
+
 async def test_a_machine_that_has_waited_too_long_is_not_handed_out(tree):
     backend = FakeBackend()
     async with Pool(backend, Limits(episode_seconds=0.2), concurrency=1, ahead=1) as pool:

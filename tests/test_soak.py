@@ -103,7 +103,7 @@ class Traces:
         return Traces(
             containers=sum(mine in name for name in told("docker", "ps", "-a", "--format", '{{.Label "greengrad.owner"}}')),
             volumes=len(told("docker", "volume", "ls", "-q")),
-            groups=sum(mine in path.name for path in Path("/sys/fs/cgroup").rglob("greengrad-*")),
+            groups=sum("greengrad-" in top and mine in top for top, *_ in os.walk("/sys/fs/cgroup")),
             children=len(told("pgrep", "-P", str(os.getpid()))),
             descriptors=len(os.listdir("/proc/self/fd")),
             threads=len(os.listdir("/proc/self/task")),
