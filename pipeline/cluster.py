@@ -31,6 +31,7 @@ from .dispatch import Dispatcher, NodeLost
 from .engine import STOP_SECONDS
 from .engines import Engines, make_policy, open_client
 from .gather import gather
+from .jury import open_jury
 from .learner import DeepSpeedLearner, check_setup
 from .manifest import record_images
 from .node import agree
@@ -128,6 +129,7 @@ async def open_cluster_world(config: Config, run: Path) -> AsyncIterator[World]:
         train, test = split_usable(config, prepared, apart)
         rig = remote_rig(chat, config.rollout, config.model.context if config.model else 0, dispatcher)
         rig = replace(rig, channel=await stack.enter_async_context(open_channel(config.reward, config.train.seed)))
+        rig = replace(rig, jury=await stack.enter_async_context(open_jury(config.hindsight)))
         here = roles.all_on(ray.util.get_node_ip_address())
         yield World(policy, learner, rig, train, test, None, rest, shared_memory=here)
 

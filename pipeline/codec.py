@@ -109,6 +109,7 @@ def _turn_fields(turn: Turn, before: Turn | None) -> dict[str, Any]:
         **({"seen": [turn.anchor, turn.passed]} if turn.anchor or turn.passed is not None else {}),
         **({"tree": turn.tree} if turn.tree else {}),
         **({"futures": [[future.reward, future.turns] for future in turn.futures]} if turn.futures else {}),
+        **({"votes": turn.votes} if turn.votes else {}),
     }
 
 
@@ -130,7 +131,7 @@ def _turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
         call = ToolCall(*row["call"]) if row["call"] else None
         (anchor, passed), (seconds_model, seconds_tool) = row.get("seen", ("", None)), row["seconds"]
         futures = tuple(Future(*future) for future in row.get("futures", ()))
-        seen = (seconds_model, seconds_tool, anchor, passed, row.get("tree", ""), futures)
+        seen = (seconds_model, seconds_tool, anchor, passed, row.get("tree", ""), futures, tuple(row.get("votes", ())))
         turns.append(Turn(prompt, completion, call, row["observation"], *seen))
         context = prompt + completion.ids
     return turns

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from sandbox import Limits
 
+from .config_hindsight import HindsightConfig as HindsightConfig
 from .config_learner import LearnerConfig as LearnerConfig
 from .config_learner import LoraConfig as LoraConfig
 from .config_objective import CreditConfig as CreditConfig
@@ -209,6 +210,8 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     rft: RftConfig | None = None
+    hindsight: HindsightConfig | None = None
+    """Given, advantages come from what followed each turn, and `credit` is not read."""
     placement: Placement = Placement()
 
     @model_validator(mode="after")
@@ -236,6 +239,19 @@ class Config(Section):
             raise ValueError("policy.in_flight is read only where episodes run during a publish: set train.max_lag or train.on_stale")
         if self.credit.draws and self.credit.draw_weights == "unbiased" and self.loss.aggregation != "token":
             raise ValueError("credit.draw_weights unbiased is made for loss.aggregation token; choose that, or draw_weights priority")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_what_hindsight_does_not_read(self) -> Self:
+        """Each turn has a signal of its own: no group is constant, and what an episode is rewarded for is not looked at."""
+        if self.hindsight is None:
+            return self
+        if self.credit != CreditConfig() or self.reward != RewardConfig():
+            raise ValueError("hindsight takes the place of credit and reward: leave those two sections out")
+        if self.rollout.fill_groups is not None:
+            raise ValueError("rollout.fill_groups looks for groups whose outcomes differ; with hindsight every group carries a signal")
+        if self.rft is not None and self.rft.episodes is not None:
+            raise ValueError("rft.episodes fine-tunes on demonstrations, where hindsight is not read; leave one out")
         return self
 
     @model_validator(mode="after")

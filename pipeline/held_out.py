@@ -40,7 +40,7 @@ async def evaluate_held_out(config: Config, journal: Journal, world: "World", st
     if not world.held_out:
         raise ValueError("train.eval_every: there are no held-out tasks; open_world makes them from train.eval_split")
     actor = Actor(f"step {step}", partial(deal, world.policy), config.train.seed)
-    rig = replace(world.rig, channel=None, rollout=world.rig.rollout.model_copy(update={"continuations": 0}))
+    rig = replace(world.rig, channel=None, jury=None, rollout=world.rig.rollout.model_copy(update={"continuations": 0}))
     with Journal(journal.run / f"eval-{step:05d}") as record:
         results = await evaluate(actor, world.held_out, rig, record, f"held-out tasks after step {step + 1}")
     best_step, best = find_best(journal.steps()) or (step, -1.0)

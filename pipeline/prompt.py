@@ -76,6 +76,11 @@ class Template(Protocol):
         """From the end of an answer (the first id is turn_end) over the user's text to the head of the next answer."""
         ...
 
+    @property
+    def head(self) -> list[int]:
+        """From the end of a user's text to the head of the answer: what every prompt ends with."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Chat:
@@ -98,6 +103,13 @@ class Chat:
         suffix = self.template.reply(observation.strip("\n"))
         ended = bool(completion.ids) and completion.ids[-1] == self.template.turn_end
         return [*prompt, *completion.ids, *(suffix[1:] if ended else suffix)]
+
+    def append(self, prompt: Sequence[int], text: str) -> list[int]:
+        """The prompt with more text at the end of its last message, right before the answer; its other ids stay as they are."""
+        head = self.template.head
+        if list(prompt[-len(head) :]) != head:
+            raise ValueError("the prompt does not end with the head of an answer")
+        return [*prompt[: -len(head)], *self.template.encode(text), *head]
 
     def parse(self, text: str) -> ToolCall | FormatError:
         """The action of an answer."""
@@ -150,6 +162,11 @@ class ModelTemplate:
         _, _, end, _, after = self._pieces
         return [*end, *self.encode(text), *after]
 
+    @property
+    def head(self) -> list[int]:
+        """The template's last piece."""
+        return self._pieces[4]
+
     @cached_property
     def _pieces(self) -> tuple[list[int], ...]:
         """Ids of the template around its contents: before the system text, before the user's, after an answer, and the head of one."""
@@ -189,6 +206,11 @@ class ByteTemplate:
     def reply(self, text: str) -> list[int]:
         """End of the answer, the text, head of the next answer."""
         return [256, 257, *self.encode(text), 256, 257]
+
+    @property
+    def head(self) -> list[int]:
+        """End of the message, and 257."""
+        return [256, 257]
 
 
 def load_chat(folder: Path, action_format: ActionFormat = "fenced") -> Chat:

@@ -11,6 +11,7 @@ from tasks import Task, Verdict
 
 from .config import RolloutConfig
 from .diary import Diary, NoDiary
+from .jury import Jury
 from .opening import Opening
 from .prompt import Chat
 from .reward import Channel
@@ -55,6 +56,8 @@ class Rig:
     """rollout.visible_tests are run once more after the last turn (reward.kind visible_tests)."""
     channel: Channel | None = None
     """What episodes are rewarded for; None: the hidden tests."""
+    jury: Jury | None = None
+    """Who votes on their turns; None: nobody."""
     elsewhere: "Elsewhere | None" = None
     """Who plays the episodes on other machines (dispatch.Dispatcher); None: they play here."""
 

@@ -56,7 +56,8 @@ class _Record:
 async def run_episode(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:
     """Attempt a task and grade it; each of the two is tried again infra_retries times when the infrastructure fails."""
     play_it = rig.elsewhere or play_here
-    return await score(rig.channel, task, await play_it(policy, task, rig, slot))
+    episode = await score(rig.channel, task, await play_it(policy, task, rig, slot))
+    return await rig.jury(task, episode) if rig.jury else episode
 
 
 async def play_here(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:

@@ -33,7 +33,8 @@ from .prefix import load_prefixes
 from .publish import measure_weights, passing_folder, publish
 from .rollout import Rig
 from .sinks import open_sinks
-from .staleness import make_batch, measure_staleness
+from .stages.hindsight import learn, plan_lesson
+from .staleness import measure_staleness
 from .telemetry import Clock, Yardstick, measure_rollout, measure_speed
 from .types import Batch, Group, Learner, Policy
 
@@ -91,13 +92,14 @@ async def train(config: Config, journal: Journal, world: World) -> None:
 
 async def update(config: Config, journal: Journal, world: World, groups: Sequence[Group], clock: Clock) -> dict[str, float]:
     """Learn from the groups of a step, publish and save; without a signal nothing changes."""
-    batch = make_batch(config, groups, world.policy.version)
-    journal.record_batch(groups[0].step, batch.digest, batch.fates)
+    lesson = plan_lesson(config, world.rig, world.tasks, groups, world.policy.version)
+    batch = lesson.batch
+    journal.record_batch(groups[0].step, lesson.digest, batch.fates)
     metrics = {**batch.metrics, **measure_staleness(groups, world.policy.version, config.train)}
     if not batch.samples:
         return metrics
     async with world.asleep():
-        metrics |= await asyncio.to_thread(world.learner.step, batch)
+        metrics |= await asyncio.to_thread(learn, world.learner, lesson)
     clock.lap("learn")
     metrics |= await publish_step(config, journal, world, batch)
     clock.lap("publish")
@@ -168,11 +170,12 @@ async def resume(config: Config, journal: Journal, world: World) -> None:
     for step in steps:
         if saved is not None and step <= _number(saved):
             continue
-        batch = make_batch(config, journal.groups(step), _version(steps.get(step - 1, {"train/version": 0.0})))
+        version = _version(steps.get(step - 1, {"train/version": 0.0}))
+        lesson = plan_lesson(config, world.rig, world.tasks, journal.groups(step), version)
         if journal.batch(step) is not None:
-            journal.record_batch(step, batch.digest, batch.fates)
-        if batch.samples:
-            await asyncio.to_thread(world.learner.step, batch)
+            journal.record_batch(step, lesson.digest, lesson.batch.fates)
+        if lesson.batch.samples:
+            await asyncio.to_thread(learn, world.learner, lesson)
     with open_passage(config, journal, world) as folder:
         await asyncio.to_thread(world.learner.export, folder, whole=False)
         await world.policy.load(folder, _version(steps[max(steps)]))

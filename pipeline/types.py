@@ -108,6 +108,8 @@ class Turn:
     """Hash of the working tree after the action; "" = not looked at (rollout.trees), or nothing that could change it."""
     futures: tuple[Future, ...] = ()
     """rollout.continuations of them, from the state before the action; () = none were played."""
+    votes: tuple[int, ...] = ()
+    """+1, 0 or -1 of a judge for this turn (jury.py); one that gave none is missing."""
 
 
 @dataclass(frozen=True, slots=True)

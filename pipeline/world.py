@@ -17,6 +17,7 @@ from .actor import Prepared, choose_tasks, open_chat, open_machines, prepare_mac
 from .config import Config, PolicyConfig, RolloutConfig
 from .engines import Engines, start_engines
 from .held_out import choose_held_out
+from .jury import open_jury
 from .learner import DeepSpeedLearner, check_setup
 from .orders import LearnerSetup, Transfer
 from .peak import make_yardstick
@@ -125,6 +126,7 @@ async def open_world(config: Config, run: Path, served: Policy | None = None) ->
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(open_rig(config, config.rollout, chat, config.model.context if config.model else 0))
         rig = replace(rig, channel=await stack.enter_async_context(open_channel(config.reward, config.train.seed)))
+        rig = replace(rig, jury=await stack.enter_async_context(open_jury(config.hindsight)))
         policy = served or await start_engines(config, chat.template, run / "logs" / "vllm.log")
         if served is None:
             stack.push_async_callback(policy.close)

@@ -438,6 +438,17 @@ ELSEWHERE = {
     "reward.judge.attempts": "test_reward.test_a_judge_without_an_answer_is_counted_and_no_one_trains_on_the_episode",
     "reward.judge.request_seconds": "test_reward.test_a_judge_without_an_answer_is_counted_and_no_one_trains_on_the_episode",
     "reward.flip": "test_reward.test_the_loop_learns_by_a_noisy_channel_and_logs_the_truth",
+    **{
+        f"hindsight.{key}": "test_hindsight.test_the_two_parts_add_up_with_their_weights_and_one_alone_is_itself"
+        for key in ("evaluative_weight", "directive_weight")
+    },
+    "hindsight.hint_chars": "test_hindsight.test_a_long_hint_is_cut_in_its_middle",
+    **{
+        f"hindsight.{key}": "test_hindsight.test_a_judge_votes_on_every_turn_but_the_last_and_its_votes_are_kept"
+        for key in ("votes", "judge.url", "judge.model", "judge.key_env")
+    },
+    "hindsight.judge.attempts": "test_hindsight.test_a_judge_without_an_answer_gives_no_vote_and_no_zero",
+    "hindsight.judge.request_seconds": "test_hindsight.test_a_judge_without_an_answer_gives_no_vote_and_no_zero",
     "train.eval_every": "test_held_out.test_every_eval_every_steps_and_after_the_last_the_held_out_tasks_are_evaluated",
     "train.eval_split": "test_held_out.test_the_held_out_tasks_are_those_of_the_eval_split",
     "train.restarts": "test_recover.test_a_loss_that_comes_back_without_a_step_in_between_ends_the_run",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.batch import count_repeats
-from pipeline.config import Config
+from pipeline.config import Config, HindsightConfig
+from pipeline.config_reward import JudgeConfig
 from pipeline.fake import SoftmaxLearner
 from pipeline.journal import Journal
 from pipeline.orders import LossStats, StepReport, TrainReport, summarise_steps
@@ -44,8 +45,17 @@ async def test_a_run_writes_every_listed_metric_and_no_other(tmp_path: Path) -> 
     with Journal(tmp_path) as journal:
         await train(config.model_copy(update={"rollout": rollout}), journal, replace(world, rig=replace(world.rig, rollout=rollout)))
         written = set().union(*journal.steps().values())
+    written |= await written_with_hindsight(tmp_path / "hindsight")
     assert written - listed() == set(), "written, and not in docs/METRICS.md"
     assert listed() - written == set(), "in docs/METRICS.md, and not written"
+
+
+async def written_with_hindsight(run: Path) -> set[str]:
+    """What a run adds that learns from what came of each turn, with a judge that has given no vote."""
+    keys = {"hindsight": HindsightConfig(judge=JudgeConfig(url="http://judge"))}
+    with Journal(run) as journal:
+        await train(make_config(1).model_copy(update=keys), journal, reporting_world())
+        return set().union(*journal.steps().values())
 
 
 async def test_a_step_on_fakes_has_no_staleness_and_its_phases_are_its_time(tmp_path: Path) -> None:

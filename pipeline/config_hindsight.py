@@ -1,0 +1,36 @@
+"""The knobs of feedback from what came of each turn; knows their names, nothing of what they do."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from .config_objective import Section
+from .config_reward import JudgeConfig
+
+
+class HindsightConfig(Section):
+    """Evaluative and directive feedback in place of credit (pipeline/stages/hindsight.py)."""
+
+    evaluative_weight: float = Field(1.0, ge=0)
+    """w_b of A = w_b r + w_o (log pi(a | s, h) - log pi(a | s))."""
+    directive_weight: float = Field(1.0, ge=0)
+    """w_o; 0: no hint is made and nothing is scored twice."""
+    hint_chars: int = Field(400, ge=40)
+    """What the teacher sees of a hint: head and tail."""
+    judge: JudgeConfig | None = None
+    """A model that says r of each turn; None: rules do (pipeline/hints.py)."""
+    votes: int = Field(1, ge=1)
+    """Answers of the judge for each turn, of which the majority counts; more than one are sampled at temperature 1."""
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_read(self) -> Self:
+        fields = type(self).model_fields
+        if not self.evaluative_weight and not self.directive_weight:
+            raise ValueError("hindsight.evaluative_weight and hindsight.directive_weight are both 0: every advantage would be 0")
+        if self.judge is not None and not self.evaluative_weight:
+            raise ValueError("hindsight.judge is read only with hindsight.evaluative_weight > 0")
+        if self.judge is None and self.votes != fields["votes"].default:
+            raise ValueError("hindsight.votes is read only with hindsight.judge")
+        if not self.directive_weight and self.hint_chars != fields["hint_chars"].default:
+            raise ValueError("hindsight.hint_chars is read only with hindsight.directive_weight > 0")
+        return self

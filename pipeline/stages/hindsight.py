@@ -1,0 +1,263 @@
+"""Evaluative and directive feedback (OpenClaw-RL, arXiv:2603.10165): advantages from what came of each turn, not from the outcome.
+
+    A_k = w_b r + w_o (log pi(a_k | s, h) - log pi(a_k | s))
+
+r, +1, 0 or -1, says how good the turn was, the hint h how it should have been: both by rules over the turn's observation (hints.py), r by
+a judge's votes where there is one (jury.py). The teacher is the policy itself with the hint at the end of the turn's last message; both
+log-probs are the learner's, in one call, on the ids that were sampled. Nothing is normalised: the turns of a group are unrelated states.
+
+Knows episodes and a learner, nothing of engines or optimisers. A batch is made in two parts: what it consists of, hints included,
+follows from the recorded episodes alone (`plan_lesson`, whose digest is recorded), the directive part from the weights (`learn`), so that
+a step repeated after a kill is the same step. Left out: the outcome (see docs/methods/hindsight.md for what that means), hints that a
+model writes, the top-K form of the directive term, of which `reverse_kl` is the arithmetic.
+
+Shapes: T tokens of a sample, N turns, K bins.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks import Task
+
+from ..batch import CreditedGroup, find_fates, measure_groups, measure_samples, merge_turns, split_history
+from ..config import Config, HindsightConfig
+from ..hints import Secrets, find_secrets, leaks, rate_turn, read_hint
+from ..jury import count_majority
+from ..prompt import Chat
+from ..rig import Rig
+from ..staleness import enter, make_batch
+from ..tools import clip
+from ..types import Batch, Episode, Group, Learner, Sample, Stop, Turn
+
+HINT = "\n\n[A hint for the next turn, from what came of it: {hint}]"
+TAIL = 1e-12
+"""Smallest probability of the bin for everything outside of the K: at K = vocabulary nothing is there but rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A turn as the teacher sees it: the same sampled ids after a prompt with a hint."""
+
+    row: int
+    """Of the sample that holds the turn ..."""
+    start: int
+    """... and where in it the turn's sampled ids begin."""
+    sample: Sample
+    """Its mask is that of the sampled ids."""
+
+    @property
+    def span(self) -> slice:
+        """Where the turn's sampled ids stand in the row."""
+        return slice(self.start, self.start + int(self.sample.mask_T.sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A batch, and what the learner's weights have still to say of it before the step."""
+
+    batch: Batch
+    twins: tuple[Twin, ...] = ()
+    weight: float = 0.0
+    """w_o"""
+
+    @property
+    def digest(self) -> str:
+        """The batch's own where there are no hints."""
+        if not self.twins:
+            return self.batch.digest
+        places = [(twin.row, twin.start) for twin in self.twins]
+        hinted = Batch(tuple(twin.sample for twin in self.twins)).digest
+        return hashlib.sha256(f"{self.batch.digest} {hinted} {places} {self.weight}".encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of a step's turns."""
+
+    rated: list[int | None] = field(default_factory=list)
+    """r of each turn that has a state after it; None where the judge came to no majority."""
+    votes: int = 0
+    hinted: int = 0
+    leaked: int = 0
+    overlong: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What episodes are read with."""
+
+    config: HindsightConfig
+    chat: Chat
+    context: int
+    oldest: int
+    """Tokens that an earlier version sampled carry no loss."""
+    counts: Counts = field(default_factory=Counts)
+
+
+def plan_lesson(config: Config, rig: Rig, tasks: Sequence[Task], groups: Sequence[Group], version: int) -> Lesson:
+    """What a step trains on: with `hindsight` all graded episodes, else the batch that credit makes. The same whenever it is made again."""
+    if config.hindsight is None:
+        return Lesson(make_batch(config, groups, version))
+    reader = Reader(config.hindsight, rig.chat, rig.context, version - config.train.max_lag)
+    known = {task.instance_id: task for task in tasks}
+    fresh, read, twins = enter(groups, version, config.train), list[CreditedGroup](), list[Twin]()
+    for group in fresh:
+        before = sum(len(one.samples) for one in read)
+        one, own = read_group(reader, find_secrets(known[group.instance_id]), group)
+        read.append(one)
+        twins += [replace(twin, row=twin.row + before) for twin in own]
+    samples = tuple(sample for one in read for sample in one.samples)
+    if not twins and not any(sample.advantages_T.any() for sample in samples):
+        samples = ()
+    metrics = measure_groups(read) | measure_samples(samples) | measure_counts(reader.counts, config.hindsight)
+    fates = find_fates(read, config.credit, {sample.episode_id for sample in samples})
+    stale = {episode.episode_id: "stale" for group in groups for episode in group.episodes if episode.episode_id not in fates}
+    return Lesson(Batch(samples, metrics, fates | stale), tuple(twins), config.hindsight.directive_weight)
+
+
+def read_group(reader: Reader, secrets: Secrets, group: Group) -> tuple[CreditedGroup, list[Twin]]:
+    """The samples of a group's graded episodes and their twins, whose rows count from the group's first sample."""
+    graded = tuple(episode for episode in group.episodes if episode.stop is not Stop.INFRA and episode.reward is not None)
+    samples, twins = list[Sample](), list[Twin]()
+    for episode in graded:
+        own, hinted = read_episode(reader, secrets, episode)
+        twins += [replace(twin, row=twin.row + len(samples)) for twin in hinted]
+        samples += own
+    ungraded = tuple(episode for episode in group.episodes if episode not in graded)
+    rewards_G = np.array([episode.reward for episode in graded], dtype=np.float64)
+    mixed = len(set(rewards_G.tolist())) > 1
+    return CreditedGroup(graded, ungraded, "kept" if samples else "constant", mixed, rewards_G, tuple(samples)), twins
+
+
+def read_episode(reader: Reader, secrets: Secrets, episode: Episode) -> tuple[list[Sample], list[Twin]]:
+    """Samples whose advantages are w_b r, and a twin for each turn with a hint. The last turn carries no loss: no state came after it.
+
+    A turn without a majority of votes carries loss only where it has a hint.
+    """
+    turns = episode.turns
+    rated = [rate(reader, turn, after) for turn, after in pairwise(turns)]
+    prompts = [make_hinted(reader, secrets, turns, index) for index in range(len(rated))]
+    loss_N = np.array([r is not None or prompt is not None for r, prompt in zip(rated, prompts, strict=True)] + [False], dtype=bool)
+    advantages_N = reader.config.evaluative_weight * np.array([*(r or 0 for r in rated), 0], dtype=np.float64)
+    samples, twins = list[Sample](), list[Twin]()
+    for run in split_history(turns):
+        made = merge_turns(episode, advantages_N, loss_N, [run], reader.oldest)
+        hinted = [index for index in run if made and index < len(prompts) and prompts[index] is not None]
+        twins += [make_twin(episode, index, prompts[index] or [], len(samples)) for index in hinted]
+        samples += made
+    return samples, twins
+
+
+def rate(reader: Reader, turn: Turn, after: Turn) -> int | None:
+    """r of a turn, by the judge where there is one, else by rules."""
+    r = count_majority(turn.votes) if reader.config.judge else rate_turn(turn, after.passed)
+    reader.counts.votes += len(turn.votes)
+    reader.counts.rated.append(r)
+    return r
+
+
+def make_hinted(reader: Reader, secrets: Secrets, turns: Sequence[Turn], index: int) -> list[int] | None:
+    """The prompt of a turn with its hint; None where there is none, where it says what must stay hidden, or where it does not fit."""
+    turn, counts, chat = turns[index], reader.counts, reader.chat
+    hint = read_hint(turns, index) if reader.config.directive_weight else ""
+    if not hint:
+        return None
+    if leaks(hint, secrets, chat.template.decode(turn.prompt)):
+        counts.leaked += 1
+        return None
+    prompt = chat.append(turn.prompt, HINT.format(hint=clip(hint, reader.config.hint_chars)))
+    if len(prompt) + len(turn.completion.ids) > reader.context:
+        counts.overlong += 1
+        return None
+    counts.hinted += 1
+    return prompt
+
+
+def make_twin(episode: Episode, index: int, prompt: list[int], row: int) -> Twin:
+    """The sampled ids as they are, after the other prompt."""
+    turn = episode.turns[index]
+    ids_T = np.array([*prompt, *turn.completion.ids], dtype=np.int64)
+    zeros_T = np.zeros(len(ids_T), dtype=np.float32)
+    sample = Sample(episode.episode_id, episode.group_id, ids_T, np.arange(len(ids_T)) >= len(prompt), zeros_T, zeros_T)
+    return Twin(row, len(turn.prompt), sample)
+
+
+def measure_counts(counts: Counts, config: HindsightConfig) -> dict[str, float]:
+    """Shares of turns that a state came after; votes only with a judge."""
+    turns = len(counts.rated)
+    metrics = {
+        "hindsight/turns": float(turns),
+        "hindsight/hinted_turns": float(counts.hinted),
+        "hindsight/leaking_hints": float(counts.leaked),
+        "hindsight/overlong_hints": float(counts.overlong),
+    }
+    if turns:
+        metrics["hindsight/good_rate"] = counts.rated.count(1) / turns
+        metrics["hindsight/bad_rate"] = counts.rated.count(-1) / turns
+    if config.judge is not None:
+        metrics["hindsight/votes"] = float(counts.votes)
+        metrics["hindsight/missing_votes"] = float(config.votes * turns - counts.votes)
+        metrics["hindsight/undecided_turns"] = float(counts.rated.count(None))
+    return metrics
+
+
+# --- with the learner's weights ------------------------------------------------------------------------------
+
+
+def learn(learner: Learner, lesson: Lesson) -> dict[str, float]:
+    """The directive part under the weights as they are now, then the step."""
+    if not lesson.twins:
+        return learner.step(lesson.batch)
+    directives = score_twins(learner, lesson)
+    samples = tuple(add(sample, lesson.weight * part_T) for sample, part_T in zip(lesson.batch.samples, directives, strict=True))
+    told_T = np.concatenate([directives[twin.row][twin.span][samples[twin.row].mask_T[twin.span]] for twin in lesson.twins])
+    metrics = measure_samples(samples)
+    if told_T.size:
+        metrics |= {"hindsight/directive_mean": float(told_T.mean()), "hindsight/directive_abs_mean": float(np.abs(told_T).mean())}
+    return metrics | learner.step(replace(lesson.batch, samples=samples))
+
+
+def score_twins(learner: Learner, lesson: Lesson) -> list[np.ndarray]:
+    """log pi(a | s, h) - log pi(a | s) of each token of each sample, shape (T,), float32; exactly 0 where there is no hint, or no loss.
+
+    One call of the learner scores both: another backend's log-probs would add their difference to every token. A score that is not
+    finite is an error, never a 0, which would mean probability 1.
+    """
+    rows = sorted({twin.row for twin in lesson.twins})
+    scores = learner.logprobs([*(lesson.batch.samples[row] for row in rows), *(twin.sample for twin in lesson.twins)])
+    plain = dict(zip(rows, scores, strict=False))
+    parts = [np.zeros(len(sample.ids_T), dtype=np.float32) for sample in lesson.batch.samples]
+    for twin, hinted_T in zip(lesson.twins, scores[len(rows) :], strict=True):
+        told = hinted_T[twin.sample.mask_T]
+        fresh = lesson.batch.samples[twin.row].mask_T[twin.span]
+        parts[twin.row][twin.span] = np.where(fresh, told - plain[twin.row][twin.span], 0.0)
+    if not all(np.isfinite(part_T).all() for part_T in parts):
+        raise FloatingPointError("the learner's log-probs of a hinted turn are not finite")
+    return parts
+
+
+def add(sample: Sample, directive_T: np.ndarray) -> Sample:
+    """The sample with the directive part in its advantages."""
+    return replace(sample, advantages_T=(sample.advantages_T + directive_T).astype(np.float32))
+
+
+def reverse_kl(student_TK: np.ndarray, teacher_TK: np.ndarray) -> np.ndarray:
+    """KL(student || teacher) of each token over K bins and one for everything else, shape (T,), float64, in nats.
+
+    Given are the log-probs of the same K tokens (the teacher's likeliest) under both. The last bin's is log(1 - exp(logsumexp)). It is a
+    lower bound of the whole divergence, and equal to it at K = vocabulary. No part of a run: the learner scores one token, not K.
+    """
+    student, teacher = (np.concatenate([logp, _log_rest(logp)[:, None]], axis=1) for logp in (student_TK, teacher_TK))
+    divergence_T: np.ndarray = (np.exp(student) * (student - teacher)).sum(axis=1)
+    return divergence_T
+
+
+def _log_rest(logp_TK: np.ndarray) -> npt.NDArray[np.float64]:
+    """log of what K bins leave of 1, not below log TAIL."""
+    rest_T: npt.NDArray[np.float64] = np.log(np.maximum(1.0 - np.exp(logp_TK.astype(np.float64)).sum(axis=1), TAIL))
+    return rest_T
