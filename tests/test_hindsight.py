@@ -1,11 +1,13 @@
 """Evaluative and directive feedback: what a turn's next state says, what no hint may say, and the advantages that come of it."""
 
-import re
+import importlib.util
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -277,75 +279,22 @@ def test_at_k_of_the_vocabulary_the_divergence_is_exact_and_below_it_a_lower_bou
 # ------------------------------------------------------------------------------------------------ a bandit
 
 
-DIGITS = 5
-
-
-class TwoDigits:
-    """An exact learner of answers of two digits, one table for each of two tasks; a hint that names digits makes each likelier by e^3."""
-
-    def __init__(self) -> None:
-        self.weights = np.zeros((2, 2, DIGITS))
-        """Task, place, digit."""
-
-    def log_p(self, task: int, hint: str = "") -> np.ndarray:
-        """Shape (2, DIGITS)."""
-        logits = self.weights[task].copy()
-        for place, digit in enumerate(hint):
-            logits[place, int(digit)] += 3.0
-        return np.asarray(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-
-    def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
-        return [self._score(sample) for sample in samples]
-
-    def _score(self, sample: Sample) -> np.ndarray:
-        scores_T = np.zeros(len(sample.ids_T), np.float32)
-        places = np.flatnonzero(sample.mask_T)[:2]
-        named = re.search(r"right one is (\d\d)", CHAT.template.decode(sample.ids_T[: places[0]].tolist()))
-        log_p = self.log_p(int(sample.group_id), named[1] if named else "")
-        for place, at in enumerate(places):
-            scores_T[at] = log_p[place, sample.ids_T[at] - ord("0")]
-        return scores_T
-
-    def step(self, batch: Batch) -> dict[str, float]:
-        """The expected gradient: every answer there is, weighted by its probability."""
-        gradient = np.zeros_like(self.weights)
-        for sample in batch.samples:
-            task, places = int(sample.group_id), np.flatnonzero(sample.mask_T)[:2]
-            p = np.exp(self.log_p(task))
-            digits = [int(sample.ids_T[at]) - ord("0") for at in places]
-            weight = p[0, digits[0]] * p[1, digits[1]]
-            for place, at in enumerate(places):
-                gradient[task, place] += weight * sample.advantages_T[at] * (np.eye(DIGITS)[digits[place]] - p[place])
-        self.weights = self.weights + 0.5 * gradient
-        return {}
-
-    def resolved(self, task: int, right: str) -> float:
-        return float(np.exp(sum(self.log_p(task)[place, int(digit)] for place, digit in enumerate(right))))
-
-
-RIGHT_ONES = ("12", "34")
-
-
-def play(hints: Sequence[str], steps: int, **keys: object) -> float:
-    """Mean probability of the right answers after so many steps, where a wrong one is answered with the hint of its task."""
-    learner, groups = TwoDigits(), list[Group]()
-    for task, right in enumerate(RIGHT_ONES):
-        answers = [f"{one}{two}" for one in range(DIGITS) for two in range(DIGITS)]
-        told = [(EDIT, "edited" if text == right else f"error: the right one is {hints[task]}", text) for text in answers]
-        episodes = [chain(one, END, name=f"{task}.{number}", group=str(task)) for number, one in enumerate(told)]
-        groups.append(Group(str(task), TASK.instance_id, 0, tuple(episodes)))
-    lesson = plan_lesson(configured(**keys), make_world().rig, [TASK], groups, 0)
-    for _ in range(steps):
-        learn(learner, lesson)  # type: ignore[arg-type]
-    return float(np.mean([learner.resolved(task, right) for task, right in enumerate(RIGHT_ONES)]))
+def load_bench(name: str) -> ModuleType:
+    found = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "scripts" / "bench" / f"{name}.py")
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    found.loader.exec_module(module)
+    return module
 
 
 def test_hints_that_name_the_right_answer_teach_it_faster_and_another_task_s_hints_do_not() -> None:
-    begun = play(RIGHT_ONES, 0)
-    right, shuffled = (play(hints, 12, evaluative_weight=0.0) for hints in (RIGHT_ONES, RIGHT_ONES[::-1]))
-    scalar, both = play(RIGHT_ONES, 12, directive_weight=0.0), play(RIGHT_ONES, 12)
-    assert begun == pytest.approx(1 / 25)
-    assert shuffled < begun < scalar < right and both > scalar, (begun, right, shuffled, scalar, both)
+    bench = load_bench("hindsight_bandit")
+    bandit = bench.Bandit(places=2, digits=3)
+    right, shuffled = (bench.play(bandit, hints, bench.WEIGHTS["directive"], 30) for hints in (bandit.rights, bandit.rights[::-1]))
+    scalar, both = (bench.play(bandit, bandit.rights, bench.WEIGHTS[form], 30) for form in ("scalar", "both"))
+    assert right[0] == pytest.approx(1 / 9) and right[-1] >= 0.9 and len(both) < len(right)
+    assert shuffled[-1] < right[0] < scalar[-1] < 0.9
 
 
 # ------------------------------------------------------------------------------------------------ the judge
