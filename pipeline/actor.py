@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from .chat_policy import start_chat_policy
 from .collect import deal
 from .config import Config, RolloutConfig, SandboxConfig, TasksConfig
 from .curriculum import leave_out, read_records
+from .demonstration import load_demonstration
 from .engines import start_engines
 from .evaluate import Actor
 from .expert import make_expert
@@ -33,10 +34,12 @@ IMAGES_AT_ONCE = 4
 
 def open_chat(config: Config) -> Chat:
     """The model's own chat template; bytes where a script acts, or a server that takes text."""
+    rollout = config.rollout
+    demonstrate = load_demonstration(rollout.demonstration) if rollout.demonstration else None
     if config.model is None or config.policy.api == "chat":
-        return Chat(ByteTemplate(), config.rollout.action_format)
+        return Chat(ByteTemplate(), rollout.action_format, demonstrate)
     try:
-        return load_chat(config.model.path, config.rollout.action_format)
+        return replace(load_chat(config.model.path, rollout.action_format), demonstrate=demonstrate)
     except OSError as error:
         if config.model.path.exists():
             raise

@@ -27,22 +27,25 @@ class CreditedGroup:
     graded: tuple[Episode, ...]
     ungraded: tuple[Episode, ...]
     """Of the infrastructure, or of a reward channel without an answer: in no statistic."""
-    fate: Literal["kept", "constant", "too_few", "surplus"]
+    fate: Literal["kept", "constant", "too_few", "surplus", "short"]
     mixed: bool
     """The graded outcomes differ."""
     shaped_G: np.ndarray
     samples: tuple[Sample, ...]
 
 
-def build_batch(groups: Sequence[Group], config: CreditConfig, max_turns: int, fill: int | None = None, oldest: int = 0) -> Batch:
+def build_batch(
+    groups: Sequence[Group], config: CreditConfig, max_turns: int, fill: int | None = None, oldest: int = 0, *, skip_short: bool = False
+) -> Batch:
     """The samples of all groups that carry a signal; `samples == ()` means "skipped: no signal", never an error.
 
-    `fill`: of the first so many of them, in the order given; the others are counted as surplus, and what is missing as well.
+    `fill`: of the first so many of them, in the order given; the others are counted as surplus, and what is missing as well. With
+    `skip_short`: of so many or of none.
     `oldest`: tokens that an earlier version sampled carry no loss.
     """
     credited = [credit_group(group, config, max_turns, oldest) for group in groups]
     if fill is not None:
-        credited = drop_surplus(credited, fill)
+        credited = drop_surplus(credited, fill, skip_short)
     samples = tuple(sample for group in credited for sample in group.samples)
     if config.draws and samples:
         samples = draw_samples(samples, config, groups[0].step)
@@ -72,9 +75,11 @@ def is_filled(groups: Sequence[Group], config: CreditConfig, max_turns: int, fil
     return sum(credit_group(group, config, max_turns).fate == "kept" for group in groups) >= fill
 
 
-def drop_surplus(credited: Sequence[CreditedGroup], fill: int) -> list[CreditedGroup]:
-    """The same groups; those after the first `fill` kept ones give no samples."""
+def drop_surplus(credited: Sequence[CreditedGroup], fill: int, skip_short: bool) -> list[CreditedGroup]:
+    """The same groups; those after the first `fill` kept ones give no samples. Where there are fewer, with `skip_short` none does."""
     kept = [index for index, group in enumerate(credited) if group.fate == "kept"]
+    if skip_short and len(kept) < fill:
+        return [replace(group, fate="short", samples=()) if group.fate == "kept" else group for group in credited]
     late = set(kept[fill:])
     return [replace(group, fate="surplus", samples=()) if index in late else group for index, group in enumerate(credited)]
 
@@ -183,19 +188,21 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
         "batch/unjudged_episodes": float(sum(not _is_infra(episode) for episode in ungraded)),
         "batch/graded_episodes": float(len(graded)),
     }
-    if with_verdict := [*graded, *(episode for episode in ungraded if not _is_infra(episode))]:
+    with_verdict = [episode for episode in [*graded, *ungraded] if episode.reward is not None]
+    if with_verdict:
         metrics["reward/resolved"] = float(np.mean([episode.reward for episode in with_verdict]))
     if graded:
         metrics |= {
             "reward/mean": float(np.mean(np.concatenate([group.shaped_G for group in credited]))),
             "reward/channel": float(np.mean([episode.signal for episode in graded])),
-            "reward/gap": float(np.mean([episode.signal for episode in graded]) - np.mean([episode.reward for episode in graded])),
             "batch/turns_mean": float(np.mean([len(episode.turns) for episode in graded])),
             "batch/submit_rate": float(np.mean([episode.stop is Stop.SUBMITTED for episode in graded])),
             "batch/truncated_rate": float(np.mean([episode.stop in TRUNCATED for episode in graded])),
             "batch/zero_groups": float(sum(_all_have(group, 0.0) for group in credited)),
             "batch/solved_groups": float(sum(_all_have(group, 1.0) for group in credited)),
         }
+    if with_verdict and graded:
+        metrics["reward/gap"] = float(np.mean([episode.signal for episode in graded]) - np.mean([episode.reward for episode in graded]))
     turns = [turn for episode in graded for turn in episode.turns]
     if turns:
         metrics["batch/format_error_rate"] = float(np.mean([turn.call is None for turn in turns]))
@@ -204,7 +211,7 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
 
 
 def _is_infra(episode: Episode) -> bool:
-    return episode.stop is Stop.INFRA or episode.reward is None
+    return episode.stop is Stop.INFRA or (episode.reward is None and episode.scored is None)
 
 
 def _all_have(group: CreditedGroup, reward: float) -> bool:

@@ -1,4 +1,4 @@
-"""The entry point: words -> a function of jobs.py, jobs_runs.py or jobs_tasks.py, and its failures -> one line and an exit code.
+"""The entry point: words -> a function of one of the jobs files, and its failures -> one line and an exit code.
 
     0    done                     1    the work failed, or infra verdicts remain
     2    wrong use                130  interrupted (143: terminated), after the sandboxes are torn down
@@ -27,9 +27,9 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(sys.argv[1:] if words is None else words)
 
     def work() -> int:
-        from . import jobs, jobs_runs, jobs_tasks
+        from . import jobs, jobs_runs, jobs_tasks, jobs_train
 
-        room = {"tasks": jobs_tasks, "run": jobs_runs}.get(arguments.function.partition("_")[0], jobs)
+        room = {"tasks": jobs_tasks, "run": jobs_runs, "train": jobs_train}.get(arguments.function.partition("_")[0], jobs)
         command: Callable[[argparse.Namespace], int] = getattr(room, arguments.function)
         return command(arguments)
 

@@ -31,6 +31,7 @@ def encode_episode(episode: Episode) -> bytes:
         **({"prefix": _rows(episode.prefix)} if episode.prefix else {}),
         **({"passed": episode.passed} if episode.passed is not None else {}),
         **({"scored": [episode.scored.value, episode.scored.why]} if episode.scored else {}),
+        **({"plain_start": _pack("I", episode.plain_start)} if episode.plain_start else {}),
         "stop": episode.stop.value,
         "patch": episode.patch,
         "verdict": _verdict_fields(episode.verdict) if episode.verdict else None,
@@ -61,6 +62,7 @@ def decode_episode(data: bytes) -> Episode:
         prefix=tuple(_turns(found.get("prefix", ()))),
         passed=found.get("passed"),
         scored=Scored(*found["scored"]) if "scored" in found else None,
+        plain_start=tuple(_unpack("I", found["plain_start"])) if "plain_start" in found else (),
     )
 
 

@@ -21,6 +21,8 @@ from .config_placement import Placement as Placement
 from .config_policy import PolicyConfig as PolicyConfig
 from .config_policy import engine_defaults as engine_defaults
 from .config_reward import RewardConfig as RewardConfig
+from .config_stages import RftConfig as RftConfig
+from .config_stages import SrlConfig as SrlConfig
 from .config_train import TrainConfig as TrainConfig
 
 
@@ -118,6 +120,8 @@ class RolloutConfig(Section):
     order of their tasks and not of their end. None: one round, whatever comes of it."""
     fill_rounds: int = Field(4, ge=1)
     """Rounds after which a step goes on with what it has; read with fill_groups."""
+    fill_short: Literal["train", "skip"] = "train"
+    """What becomes of a step that has fewer groups with a signal even then: it trains on those, or on none."""
     group_size: int = Field(8, ge=1)
     max_turns: int = Field(8, ge=1)
     max_new_tokens: int = Field(256, ge=1)
@@ -127,6 +131,9 @@ class RolloutConfig(Section):
     """One fenced block whose tag is the tool, or JSON between <tool_call> tags (pipeline/action.py)."""
     format_errors: int = Field(3, ge=1)
     """Malformed turns in a row that end the episode (Stop.FORMAT)."""
+    demonstration: Path | None = None
+    """A worked example in every prompt, for collection by `rollout` alone: a text file, or a run folder, whose shortest resolved episode of
+    another task is shown. Fine-tuning on the episodes leaves it out."""
     observation_chars: int = Field(1500, ge=100)
     """What the model sees of one command's output: head and tail."""
     anchors: bool = False
@@ -153,6 +160,8 @@ class RolloutConfig(Section):
     def _refuse_what_cannot_fill(self) -> Self:
         if self.fill_groups is None and self.fill_rounds != type(self).model_fields["fill_rounds"].default:
             raise ValueError("rollout.fill_rounds is read only with rollout.fill_groups")
+        if self.fill_groups is None and self.fill_short != "train":
+            raise ValueError("rollout.fill_short is read only with rollout.fill_groups")
         if self.fill_groups is not None and self.fill_groups > self.fill_rounds * self.tasks_per_step:
             most = f"{self.fill_rounds} rounds of {self.tasks_per_step} tasks"
             raise ValueError(f"rollout.fill_groups = {self.fill_groups} is more than rollout.fill_rounds can bring: {most}")
@@ -182,17 +191,6 @@ class TelemetryConfig(Section):
     """Of all the learner's devices, for the FLOPs utilisation; None: from a table of GPUs, measured on a CPU (pipeline/peak.py)."""
 
 
-class RftConfig(Section):
-    """Rejection fine-tuning: passing demonstrations, malformed turns masked."""
-
-    episodes: Path | None = None
-    """Run folder with the demonstrations: given, `greengrad train` fine-tunes on them instead of reinforcing."""
-    epochs: int = Field(1, ge=1)
-    lr: float = Field(5e-6, gt=0)
-    batch_episodes: int = Field(64, ge=1)
-    warmup_steps: int = Field(10, ge=0)
-
-
 class Config(Section):
     """A whole run: what `greengrad train` and `greengrad rollout` read."""
 
@@ -212,6 +210,8 @@ class Config(Section):
     rft: RftConfig | None = None
     hindsight: HindsightConfig | None = None
     """Given, advantages come from what followed each turn, and `credit` is not read."""
+    srl: SrlConfig | None = None
+    """Given, `greengrad train` takes srl.steps from an expert's actions first, and then train.steps of reinforcement."""
     placement: Placement = Placement()
 
     @model_validator(mode="after")
@@ -235,6 +235,8 @@ class Config(Section):
                 f"train.max_lag = {self.train.max_lag} trains on tokens of older weights, and nothing corrects for that: set "
                 "loss.old_logprobs: engine (the ratio is to the weights that sampled), or a loss.correction_level (decoupled PPO)"
             )
+        if self.srl is not None and self.rft is not None and self.rft.episodes is not None:
+            raise ValueError("srl and rft.episodes are two stages: make a run of each, the second from the first one's RUN/model")
         if self.policy.in_flight and not self.train.ahead:
             raise ValueError("policy.in_flight is read only where episodes run during a publish: set train.max_lag or train.on_stale")
         if self.credit.draws and self.credit.draw_weights == "unbiased" and self.loss.aggregation != "token":

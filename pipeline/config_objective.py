@@ -50,6 +50,8 @@ class CreditConfig(Section):
     """A group whose outcomes (or shaped rewards) are all equal carries no signal and is dropped."""
     truncated: Literal["keep", "drop"] = "keep"
     """Episodes that a limit ended: kept, as negative examples of looping (finding F1), or left out."""
+    min_std: float = Field(0.0, ge=0)
+    """A group whose outcomes (or shaped rewards) have no larger standard deviation carries no signal either."""
     min_graded: int = Field(2, ge=2)
     """A group with fewer graded episodes is dropped."""
     format_penalty: float = Field(0.0, ge=0)

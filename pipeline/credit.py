@@ -57,12 +57,16 @@ def has_signal(outcomes: Outcomes, config: CreditConfig, max_turns: int) -> bool
     """
     match config.filter_on:
         case "outcome":
-            return bool(np.ptp(outcomes.rewards_G) > 0)
+            return _differ(outcomes.rewards_G, config.min_std)
         case "shaped":
             shaped_G = shape_rewards(outcomes, config, max_turns)
-            return bool(np.ptp(shaped_G) > 0) or _turns_differ(outcomes, config)
+            return _differ(shaped_G, config.min_std) or _turns_differ(outcomes, config)
         case _:
             assert_never(config.filter_on)
+
+
+def _differ(values_G: Floats, min_std: float) -> bool:
+    return bool(np.ptp(values_G) > 0 and values_G.std() > min_std)
 
 
 def _turns_differ(outcomes: Outcomes, config: CreditConfig) -> bool:

@@ -38,7 +38,7 @@ class Account:
 
 def tell(episode: Episode, step: int, model: str, chat: Chat, real_ids: bool) -> Account:
     """The account of an episode with at least one turn; ValueError where its prompt was not made with this chat."""
-    prompt, empty = episode.turns[0].prompt, tuple(chat.template.start(chat.system, ""))
+    prompt, empty = episode.plain_start or episode.turns[0].prompt, tuple(chat.template.start(chat.system, ""))
     shared = _common_length(prompt, empty)
     tail = empty[shared:]
     if not tail or prompt[len(prompt) - len(tail) :] != tail:

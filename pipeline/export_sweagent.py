@@ -15,6 +15,7 @@ _EXITS = {
     Stop.TIME: "exit_total_execution_time",
     Stop.FORMAT: "exit_format",
     Stop.RESOURCE: "exit_environment_error",
+    Stop.STEP: "exit_forfeit",
     Stop.INFRA: "exit_environment_error",
 }
 """SWE-agent's words; its limit of calls is exit_cost as well."""

@@ -7,21 +7,14 @@ import logging
 import os
 import sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import Config, RftConfig, engine_defaults
+from .config import Config, engine_defaults
 from .config_io import default_values, dump_config, load_config, override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
-
     from .results import Results
-    from .train import World
-
-    WorldOpener = Callable[[Config, Path], AbstractAsyncContextManager[World]]
 
 SCRIPT_TURNS = 1000
 """Turns of a script in `eval`, where no configuration says otherwise."""
@@ -128,71 +121,6 @@ def rollout(arguments: argparse.Namespace) -> int:
     tasks = choose_tasks(config.tasks, config.tasks.split)
     start_run(run, config)
     return conclude(asyncio.run(roll_out(config, tasks, run)), run)
-
-
-def train(arguments: argparse.Namespace) -> int:
-    """greengrad train CONFIG [--run DIR]: reinforcement, or fine-tuning where rft.episodes names demonstrations."""
-    from .actor import choose_tasks
-    from .held_out import choose_held_out
-    from .sinks import check_sinks
-
-    config = load_config(arguments.config, arguments.overrides, Config)
-    if config.model is None:
-        raise ValueError(f"{arguments.config}: model.path is missing: training needs a model")
-    if config.policy.api == "chat":
-        raise ValueError(f"{arguments.config}: policy.api: chat has neither token ids nor log-probs: training needs policy.api: tokens")
-    check_sinks(config.telemetry.sinks)
-    run = arguments.run or Path("runs") / config.name
-    choose_tasks(config.tasks, config.tasks.split)  # a suite that will not do is refused before anything is written
-    choose_held_out(config)
-    tuning = config.rft is not None and config.rft.episodes is not None
-    if tuning and arguments.cluster is not None:
-        raise ValueError("--cluster: fine-tuning (rft.episodes) runs on one machine; leave it out")
-    open_world = None if tuning else _world_opener(arguments.cluster, config)
-    start_run(run, config)
-    if open_world is not None:
-        asyncio.run(_train(config, run, open_world))
-    elif config.rft is not None and config.rft.episodes is not None:
-        _fine_tune(config, config.rft, config.rft.episodes, run)
-    print(f"done; greengrad show {run} and {run}/report.html show it")
-    return 0
-
-
-def _fine_tune(config: Config, rft: RftConfig, episodes: Path, run: Path) -> None:
-    from .report import write_report
-    from .stages.rft import tune_on
-
-    tune_on(config, rft, episodes, run)
-    write_report(run)
-
-
-async def _train(config: Config, run: Path, open_world: "WorldOpener") -> None:
-    from .journal import Journal
-    from .recover import train_through
-    from .report import write_report
-    from .sinks import open_sinks
-
-    with Journal(run) as journal:
-        if journal.next_step < config.train.steps:
-            await train_through(config, journal, partial(open_world, config, run))
-        else:
-            log.info("all %d steps are committed already", config.train.steps)
-            with open_sinks(config.telemetry.sinks, run, journal.steps()):
-                pass  # a run that was killed after its last step is copied to its end
-    write_report(run)
-
-
-def _world_opener(cluster: str | None, config: Config) -> "WorldOpener":
-    """This machine, or the nodes of a Ray cluster, which is joined; ValueError where there is none, or it cannot do this."""
-    if cluster is None:
-        from .world import open_world
-
-        return open_world
-    from .cluster import check_cluster, connect, open_cluster_world
-
-    check_cluster(config)
-    connect(cluster)
-    return open_cluster_world
 
 
 def show(arguments: argparse.Namespace) -> int:

@@ -5,8 +5,8 @@ observation. Nothing that the policy sampled is ever tokenised a second time, an
 Text of others (issues, files, command output) cannot forge a turn: names of special tokens in it stay plain text.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,6 +88,8 @@ class Chat:
 
     template: Template
     action_format: ActionFormat = "fenced"
+    demonstrate: Callable[[Task], str] | None = None
+    """The worked example that a task's prompt begins with (demonstration.py); None: none."""
 
     @property
     def system(self) -> str:
@@ -95,8 +97,13 @@ class Chat:
         return _FENCED_SYSTEM if self.action_format == "fenced" else _JSON_SYSTEM
 
     def start_prompt(self, task: Task) -> list[int]:
-        """System prompt and issue."""
-        return self.template.start(self.system, task.problem_statement.strip())
+        """System prompt, a demonstration where there is one, and the issue."""
+        example = self.demonstrate(task) if self.demonstrate else ""
+        return self.template.start(self.system + example, task.problem_statement.strip())
+
+    def plain_start(self, task: Task) -> tuple[int, ...]:
+        """The same without the demonstration; () where there is none."""
+        return tuple(replace(self, demonstrate=None).start_prompt(task)) if self.demonstrate else ()
 
     def extend(self, prompt: Sequence[int], completion: Completion, observation: str) -> list[int]:
         """The next prompt: prompt + sampled ids + observation; an end of turn that was not sampled is added."""

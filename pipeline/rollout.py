@@ -86,6 +86,7 @@ async def play_here(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode
         seconds=time.monotonic() - started,
         prefix=slot.prefix,
         passed=record.passed,
+        plain_start=rig.chat.plain_start(task),
     )
 
 

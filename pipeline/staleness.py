@@ -60,7 +60,9 @@ def make_batch(config: Config, groups: Sequence[Group], version: int) -> Batch:
     """The batch of a step's groups for a learner at this version: through the door, then credit. The same whenever it is made again."""
     train = config.train
     fresh = enter(groups, version, train)
-    batch = build_batch(fresh, config.credit, config.rollout.max_turns, config.rollout.fill_groups, version - train.max_lag)
+    rollout, oldest = config.rollout, version - train.max_lag
+    short = rollout.fill_short == "skip"
+    batch = build_batch(fresh, config.credit, rollout.max_turns, rollout.fill_groups, oldest, skip_short=short)
     left = {episode.episode_id for group in fresh for episode in group.episodes}
     stale = {one.episode_id: "stale" for group in groups for one in group.episodes if one.episode_id not in left}
     return replace(batch, fates=batch.fates | stale)

@@ -228,7 +228,8 @@ def _number(checkpoint: Path) -> int:
 
 def describe_step(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     """One line for a person."""
-    resolved = f"{metrics['reward/resolved']:.0%} resolved" if "reward/resolved" in metrics else "nothing graded"
+    reward = f"reward {metrics['reward/channel']:.2f}" if "reward/channel" in metrics else "nothing graded"
+    resolved = f"{metrics['reward/resolved']:.0%} resolved" if "reward/resolved" in metrics else reward
     if "eval/resolved" in metrics:
         resolved += f" ({metrics['eval/resolved']:.0%} of {metrics['eval/instances']:.0f} held-out tasks)"
     counts = f"{metrics['batch/mixed_groups']:.0f} of {metrics['batch/groups']:.0f} groups mixed"

@@ -35,6 +35,8 @@ class Stop(StrEnum):
     """Too many malformed turns in a row."""
     RESOURCE = "resource"
     """The agent used up or killed its own machine."""
+    STEP = "step"
+    """One action, scored by itself (stages/srl.py): there was no machine, and there is no verdict."""
     INFRA = "infra"
     """The machine, engine or daemon failed: not graded, absent from every statistic of its group."""
 
@@ -144,6 +146,8 @@ class Episode:
     """Share of the visible tests that passed after its last turn (reward.kind visible_tests); None = not run."""
     scored: Scored | None = None
     """By the reward channel; None: credit sees the verdict."""
+    plain_start: tuple[int, ...] = ()
+    """What its first prompt would have been without the demonstration in it (rollout.demonstration); () = there was none."""
 
     @property
     def played(self) -> tuple[Turn, ...]:
@@ -158,7 +162,7 @@ class Episode:
     @property
     def signal(self) -> float | None:
         """What credit sees; None where there is nothing to see."""
-        return self.reward if self.reward is None or self.scored is None else self.scored.value
+        return self.reward if self.scored is None else self.scored.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,11 +123,29 @@ async def open_world(config: Config, run: Path, served: Policy | None = None) ->
     check_setup(setup)  # before minutes of preparing machines and starting an engine
     tasks, held_out = await prepare_tasks(config, run)
     chat = open_chat(config)
+    context = config.model.context if config.model else 0
+    async with (
+        open_rig(config, config.rollout, chat, context) as rig,
+        open_channel(config.reward, config.train.seed) as channel,
+        open_jury(config.hindsight) as jury,
+        open_parts(config, run, setup, replace(rig, channel=channel, jury=jury), tasks, held_out, served) as world,
+    ):
+        yield world
+
+
+@asynccontextmanager
+async def open_parts(
+    config: Config,
+    run: Path,
+    setup: LearnerSetup,
+    rig: Rig,
+    tasks: Sequence[Task],
+    held_out: Sequence[Task] = (),
+    served: Policy | None = None,
+) -> AsyncIterator[World]:
+    """An engine (or `served`) and a learner around a rig that is open."""
     async with AsyncExitStack() as stack:
-        rig = await stack.enter_async_context(open_rig(config, config.rollout, chat, config.model.context if config.model else 0))
-        rig = replace(rig, channel=await stack.enter_async_context(open_channel(config.reward, config.train.seed)))
-        rig = replace(rig, jury=await stack.enter_async_context(open_jury(config.hindsight)))
-        policy = served or await start_engines(config, chat.template, run / "logs" / "vllm.log")
+        policy = served or await start_engines(config, rig.chat.template, run / "logs" / "vllm.log")
         if served is None:
             stack.push_async_callback(policy.close)
         rest = find_rest(config.policy, policy)

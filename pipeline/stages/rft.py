@@ -1,10 +1,14 @@
 """Rejection fine-tuning: passing episodes -> samples -> epochs of cross-entropy (arXiv:2508.03501, section 3); knows no model.
 
-A turn that was malformed stays in the context and carries no loss; RL, by contrast, masks nothing by format.
+A turn that was malformed stays in the context and carries no loss; RL, by contrast, masks nothing by format. A demonstration that stood
+in the prompt when an episode was collected (rollout.demonstration) is not in the prompt that is trained on. Episodes whose actions are
+the same count once. Episodes that another model's template wrote, or someone else's scaffold (imports.py), are told anew in the model's.
 A run that was killed goes on after its last whole epoch.
 """
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +16,22 @@ from typing import Protocol
 
 import numpy as np
 
+from tasks import Task
+
+from ..actor import choose_tasks, open_chat
 from ..batch import merge_turns
 from ..config import Config, LossConfig, OptimConfig, RftConfig
 from ..journal import Journal
 from ..learner import DeepSpeedLearner
+from ..prefix import retell
 from ..progress import progress
+from ..prompt import Chat
 from ..sinks import open_sinks
 from ..train import find_checkpoint, prune_checkpoints, save_checkpoint
 from ..types import Batch, Episode, Learner, Sample, Stop
 from ..world import setup_learner
+
+log = logging.getLogger(__name__)
 
 
 class FineTuner(Learner, Protocol):
@@ -42,6 +53,44 @@ def rft_samples(episodes: Iterable[Episode]) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
+def choose_demonstrations(episodes: Iterable[Episode], per_task: int | None = None) -> list[Episode]:
+    """The resolved episodes in their order, each sequence of actions once, of one task at most `per_task`."""
+    chosen: list[Episode] = []
+    seen: set[tuple[object, ...]] = set()
+    count = Counter[str]()
+    for episode in episodes:
+        actions = (episode.instance_id, *((turn.call.name, *sorted(turn.call.arguments.items())) for turn in episode.turns if turn.call))
+        if episode.stop is Stop.INFRA or episode.reward != 1.0 or actions in seen or count[episode.instance_id] == per_task:
+            continue
+        seen.add(actions)
+        count[episode.instance_id] += 1
+        chosen.append(episode)
+    return chosen
+
+
+def tell_plainly(episode: Episode, chat: Chat, task: Task) -> Episode:
+    """The episode with the prompts that the model will see: without a demonstration, in its own template."""
+    start = len(episode.turns[0].prompt) if episode.turns else 0
+    turns = episode.turns
+    if episode.plain_start:
+        turns = tuple(replace(turn, prompt=episode.plain_start + turn.prompt[start:]) for turn in turns)
+    return replace(episode, turns=turns if episode.prefix else retell(chat, task, turns))
+
+
+def load_demonstrations(config: Config, rft: RftConfig, folder: Path) -> list[Episode]:
+    """Those of a run on the tasks of the configuration, ready to be trained on; ValueError where there is none."""
+    of_task = {task.instance_id: task for task in choose_tasks(config.tasks, config.tasks.split)}
+    chat = open_chat(config.model_copy(update={"rollout": config.rollout.model_copy(update={"demonstration": None})}))
+    with Journal(folder, readonly=True) as journal:
+        chosen = choose_demonstrations(journal.episodes(), rft.per_task)
+    known = [one for one in chosen if one.instance_id in of_task]
+    if not known:
+        other = f" (of its {len(chosen)} resolved ones none is of a task of {config.tasks.suite}, {config.tasks.split})" if chosen else ""
+        raise ValueError(f"{folder}: holds no resolved episode to learn from{other}")
+    log.info("%d episodes to learn from; %d more are of other tasks", len(known), len(chosen) - len(known))
+    return [tell_plainly(one, chat, of_task[one.instance_id]) for one in known]
+
+
 def rft_optim(optim: OptimConfig, rft: RftConfig) -> OptimConfig:
     """The optimiser's settings for this stage: its own rate, warm-up and batch, a cosine to 0."""
     stage = {"lr": rft.lr, "warmup_steps": rft.warmup_steps, "batch_episodes": rft.batch_episodes, "schedule": "cosine"}
@@ -55,10 +104,9 @@ def count_steps(samples: int, rft: RftConfig) -> int:
 
 def tune_on(config: Config, rft: RftConfig, demonstrations: Path, run: Path) -> None:
     """The whole stage: the passing episodes of one run folder -> RUN/model."""
-    with Journal(demonstrations, readonly=True) as journal:
-        samples = rft_samples(journal.episodes())
+    samples = rft_samples(load_demonstrations(config, rft, demonstrations))
     if not samples:
-        raise ValueError(f"{demonstrations}: holds no resolved episode to learn from")
+        raise ValueError(f"{demonstrations}: none of its resolved episodes has a turn to learn from")
     # Cross-entropy reads no key of the objective; a reference model would be loaded for nothing.
     tuned = config.model_copy(update={"optim": rft_optim(config.optim, rft), "loss": LossConfig()})
     # The next stage takes much smaller steps: from weights on bfloat16's grid they would be rounded away at every publish.

@@ -1,0 +1,44 @@
+"""The worked example of one-shot collection (rollout.demonstration): a file's text, or another task's episode; knows no tokens.
+
+Base models that never saw the tools write them after one example (arXiv:2508.03501 collects so for rejection fine-tuning). It is in the
+prompt at collection alone: an episode keeps what its start would have been without (Episode.plain_start), and stages/rft.py puts that in.
+A task never sees an episode of its own.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks import Task
+
+from .journal import Journal
+from .types import Episode
+
+HEAD = "\n\nHere is how another bug was fixed, turn by turn:\n"
+FEWEST = 2
+"""Episodes of as many tasks are kept: the shortest, and one for the task that it is of."""
+
+
+def load_demonstration(path: Path) -> Callable[[Task], str]:
+    """What a task's prompt begins with; ValueError or FileNotFoundError where there is nothing to show."""
+    if path.is_dir():
+        return _of_run(path)
+    text = path.read_text(encoding="utf-8").strip()
+    if not text:
+        raise ValueError(f"rollout.demonstration: {path} is empty")
+    return lambda task: HEAD + text
+
+
+def _of_run(path: Path) -> Callable[[Task], str]:
+    with Journal(path, readonly=True) as journal:
+        rows = sorted((row for row in journal.rows() if row.reward == 1.0 and row.turns), key=lambda row: (row.turns, row.episode_id))
+        shortest = {row.instance_id: row.episode_id for row in reversed(rows)}
+        first = list(dict.fromkeys(row.instance_id for row in rows))[:FEWEST]
+        texts = {name: tell(journal.episode(shortest[name])) for name in first}
+    if len(texts) < FEWEST:
+        raise ValueError(f"rollout.demonstration: {path} needs resolved episodes of {FEWEST} tasks, it has them of {len(texts)}")
+    return lambda task: HEAD + next(text for name, text in texts.items() if name != task.instance_id)
+
+
+def tell(episode: Episode) -> str:
+    """What was said and what came back."""
+    return "\n".join(f"{turn.completion.text.strip()}\n[{turn.observation.strip()}]" for turn in episode.turns)
