@@ -57,6 +57,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     _compare(commands)
     _curriculum(commands)
     _export(commands)
+    _import(commands)
     return parser, configurable
 
 
@@ -223,6 +224,27 @@ def _export(commands: "Commands[Parser]") -> None:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--format", choices=("sweagent", "atif", "openai"), required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+
+
+def _import(commands: "Commands[Parser]") -> None:
+    examples = [
+        "greengrad import SWE-bench/SWE-smith-trajectories --tasks suites/swe-smith --out runs/expert",
+        "greengrad import trajs/*.traj --tasks suites/verified --out runs/expert --trust",
+    ]
+    summary = "other people's trajectories as a run's episodes, for rft.episodes and srl.episodes: SWE-smith, SWE-Gym, OpenAI chat, .traj"
+    parser = add_command(commands, "import", "import_run", summary, examples)
+    parser.add_argument(
+        "sources", nargs="+", metavar="FILE", help=".parquet, .jsonl, .json or .traj, or OWNER/NAME on the Hugging Face hub"
+    )
+    parser.add_argument(
+        "--tasks", type=Path, required=True, metavar="SUITE", help="the tasks that they are attempts at; others are left out"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new run folder")
+    parser.add_argument("--action-format", choices=("fenced", "tool_json"), default="fenced", help="rollout.action_format of the training")
+    parser.add_argument("--observation-chars", type=positive, default=1500, metavar="N", help="as rollout.observation_chars (default 1500)")
+    parser.add_argument(
+        "--trust", action="store_true", help="take as resolved what nothing says is; what is said to be unresolved stays out"
+    )
 
 
 def _run(parser: Parser) -> None:

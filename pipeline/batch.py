@@ -188,7 +188,7 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
         "batch/unjudged_episodes": float(sum(not _is_infra(episode) for episode in ungraded)),
         "batch/graded_episodes": float(len(graded)),
     }
-    with_verdict = [episode for episode in [*graded, *ungraded] if episode.reward is not None]
+    with_verdict = [one for one in [*graded, *ungraded] if not _is_infra(one) and one.reward is not None]
     if with_verdict:
         metrics["reward/resolved"] = float(np.mean([episode.reward for episode in with_verdict]))
     if graded:

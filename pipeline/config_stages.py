@@ -31,8 +31,8 @@ class SrlConfig(Section):
     """Prompts of an update: exactly so many whose rewards differ, or there is no update."""
     rounds: int = Field(8, ge=1)
     """The most often that `batch` prompts are tried for one update."""
-    group_size: int = Field(8, ge=2)
-    """Answers to one prompt."""
+    answers: int = Field(8, ge=2)
+    """To each prompt."""
     history: int = Field(2, ge=0)
     """The expert's last turns that a prompt shows after the issue."""
     min_std: float = Field(0.01, ge=0)

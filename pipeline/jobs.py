@@ -182,6 +182,20 @@ def export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def import_run(arguments: argparse.Namespace) -> int:
+    """greengrad import FILE ... --tasks SUITE --out RUN."""
+    from tasks import load_suite
+
+    from .imports import Reading, import_trajectories
+
+    reading = Reading(arguments.action_format, arguments.observation_chars, arguments.trust)
+    found = import_trajectories(arguments.sources, load_suite(arguments.tasks).tasks, arguments.out, reading)
+    print(f"{arguments.out}: {found.episodes} episodes")
+    for reason, count in sorted(found.left_out.items(), key=lambda one: -one[1]):
+        print(f"left out: {count} {reason}")
+    return 0
+
+
 def regrade(arguments: argparse.Namespace) -> int:
     """greengrad regrade DIR: no sandbox, the saved logs alone."""
     from tasks import regrade as grade_again

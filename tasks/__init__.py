@@ -12,6 +12,7 @@ from .filters import Filter, choose, language, patch_lines, repository
 from .grade import grade, grade_untouched
 from .predictions import load_predictions, write_predictions
 from .sealing import seal_tasks
+from .sources import read_rows
 from .store import keep_tasks, load_suite, write_task
 from .toy import toy_suite
 from .validate import Validation, validate_suite
@@ -55,6 +56,7 @@ __all__ = [
     "objection",
     "patch_lines",
     "prepare_suite",
+    "read_rows",
     "read_verdicts",
     "regrade",
     "repository",

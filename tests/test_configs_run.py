@@ -34,7 +34,7 @@ def run(learned: Path, name: str, model: str = "learned/model", **keys: str) -> 
 
 
 def test_srl_then_reinforcement(learned: Path) -> None:
-    srl = {"srl.episodes": "gold", "srl.steps": "1", "srl.batch": "2", "srl.rounds": "8", "srl.group_size": "4"}
+    srl = {"srl.episodes": "gold", "srl.steps": "1", "srl.batch": "2", "srl.rounds": "8", "srl.answers": "4"}
     folder = run(learned, "srl_then_rl", **srl, **ONE_STEP)
     with Journal(folder / "srl", readonly=True) as stage, Journal(folder, readonly=True) as journal:
         assert {episode.stop for episode in stage.episodes()} == {Stop.STEP}

@@ -437,6 +437,13 @@ ELSEWHERE = {
     },
     "reward.judge.attempts": "test_reward.test_a_judge_without_an_answer_is_counted_and_no_one_trains_on_the_episode",
     "reward.judge.request_seconds": "test_reward.test_a_judge_without_an_answer_is_counted_and_no_one_trains_on_the_episode",
+    **{f"srl.{key}": "test_srl.test_the_stage_reads_the_keys_of_srl" for key in ("batch", "rounds", "answers", "min_std", "lr", "steps")},
+    "srl.episodes": "test_srl.test_an_expert_that_is_missing_or_never_resolved_is_refused_before_anything_is_written",
+    "srl.history": "test_srl.test_an_expert_of_n_turns_gives_n_minus_1_prompts_with_the_last_turns_before",
+    "rollout.fill_short": "test_srl.test_the_stage_reads_the_keys_of_srl",
+    "credit.min_std": "test_srl.test_a_group_whose_rewards_hardly_differ_carries_no_signal",
+    "rft.per_task": "test_demonstrations.test_fine_tuning_reads_per_task_and_leaves_other_tasks_out",
+    "rollout.demonstration": "test_demonstrations.test_an_episode_shows_a_demonstration_and_is_trained_on_without_it",
     "reward.flip": "test_reward.test_the_loop_learns_by_a_noisy_channel_and_logs_the_truth",
     **{
         f"hindsight.{key}": "test_hindsight.test_the_two_parts_add_up_with_their_weights_and_one_alone_is_itself"

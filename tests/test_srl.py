@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.action import FormatError, render
 from pipeline.batch import build_batch
+from pipeline.cli import main
 from pipeline.config import Config, CreditConfig, ModelConfig, RolloutConfig, SrlConfig, TasksConfig
+from pipeline.convert import tiny_model
 from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
 from pipeline.journal import Journal
 from pipeline.prompt import Chat
@@ -22,7 +24,7 @@ from pipeline.stages.rft import choose_demonstrations
 from pipeline.stages.srl import Steps, fit, make_steps, srl_config
 from pipeline.train import World, train
 from pipeline.types import Completion, Episode, Group, PolicyError, Scored, Stop, ToolCall, Turn
-from tasks import Outcome, Verdict
+from tasks import Outcome, Verdict, toy_suite
 from tests.toy_loop import CHAT, RIGHT, SUBMIT, TEXTS, WRONG, make_task
 
 BASH = ToolCall("bash", {"command": "python -m pytest -q"})
@@ -125,6 +127,22 @@ def test_prompts_that_the_context_cannot_hold_are_left_out_and_none_at_all_is_an
         fit([], with_context(100), Path("run"))
 
 
+@pytest.mark.parametrize("holds", ["nothing", "a failure", "an expert of one turn"])
+def test_an_expert_that_is_missing_or_never_resolved_is_refused_before_anything_is_written(tmp_path: Path, holds: str, capsys) -> None:
+    episodes, model = tmp_path / "expert", tiny_model(tmp_path / "model")
+    suite = toy_suite(tmp_path / "suite")
+    task = next(task.instance_id for task in suite.tasks if task.split == "train")
+    if holds != "nothing":
+        one = expert(texts=(SUBMIT,)) if holds != "a failure" else replace(expert(), verdict=Verdict(task, Outcome.UNRESOLVED))
+        with Journal(episodes) as journal:
+            journal.record_episode(replace(one, instance_id=task), 0)
+    (tmp_path / "c.yaml").write_text(f"tasks: {{suite: {suite.path}}}\nmodel: {{path: {model}}}\nsrl: {{episodes: {episodes}}}\n")
+    assert main(["train", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert "no journal.sqlite" in told if holds == "nothing" else "holds no resolved episode of two turns or more" in told
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_same_actions_of_an_expert_count_once_and_what_is_not_resolved_never() -> None:
     one, failed = expert(), replace(expert(1), verdict=Verdict("toy-1", Outcome.UNRESOLVED))
     infra = replace(expert(1), stop=Stop.INFRA)
@@ -152,7 +170,7 @@ def make_stage(steps: int = 4, batch: int = 2, rounds: int = 3) -> Config:
     whole = Config(
         tasks=TasksConfig(suite=Path("none")), optim={"lr": 1e-6}, train={"steps": 7, "eval_every": 3}, rollout={"max_new_tokens": 200}
     )
-    return srl_config(whole, SrlConfig(episodes=Path("e"), steps=steps, batch=batch, rounds=rounds, group_size=8, lr=0.3))
+    return srl_config(whole, SrlConfig(episodes=Path("e"), steps=steps, batch=batch, rounds=rounds, answers=8, lr=0.3))
 
 
 async def test_the_stage_learns_the_expert_s_action_and_every_batch_is_exactly_full(tmp_path: Path) -> None:
@@ -212,10 +230,16 @@ def test_a_group_whose_rewards_hardly_differ_carries_no_signal() -> None:
     assert two.samples == () and set(two.fates.values()) == {"short", "constant"}
 
 
-def test_other_keys_than_those_of_srl_do_not_reach_the_stage() -> None:
+def test_the_stage_reads_the_keys_of_srl() -> None:
+    """episodes and history are read in load_steps and make_steps."""
     stage = make_stage()
     assert (stage.optim.lr, stage.optim.batch_episodes, stage.train.steps, stage.train.eval_every) == (0.3, 16, 4, 0)
     assert (stage.rollout.max_turns, stage.rollout.fill_groups, stage.rollout.fill_short) == (1, 2, "skip")
+    whole = Config(tasks=TasksConfig(suite=Path("none")))
+    keys = {"steps": 2, "batch": 3, "rounds": 5, "answers": 4, "history": 1, "min_std": 0.2, "lr": 0.5}
+    read = srl_config(whole, SrlConfig(episodes=Path("e"), **keys))  # type: ignore[arg-type]
+    assert (read.train.steps, read.rollout.tasks_per_step, read.rollout.fill_groups, read.rollout.fill_rounds) == (2, 3, 3, 5)
+    assert (read.rollout.group_size, read.credit.min_std, read.optim.lr, read.optim.batch_episodes) == (4, 0.2, 0.5, 12)
 
 
 def test_a_pair_of_long_degenerate_actions_ends() -> None:

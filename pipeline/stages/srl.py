@@ -48,14 +48,14 @@ class Step:
 def srl_config(config: Config, srl: SrlConfig) -> Config:
     """The whole configuration as the loop reads it in this stage."""
     never = {"anchors": False, "trees": False, "visible_tests": "", "prefix": None, "continuations": 0}
-    size = {"group_size": srl.group_size, "tasks_per_step": srl.batch, "fill_groups": srl.batch, "fill_rounds": srl.rounds}
+    size = {"group_size": srl.answers, "tasks_per_step": srl.batch, "fill_groups": srl.batch, "fill_rounds": srl.rounds}
     rollout = {**never, **size, "max_turns": 1, "fill_short": "skip"}
     parts = {
         "rollout": config.rollout.model_copy(update=rollout),
         "credit": CreditConfig(kind="episode", filter_on="shaped", min_std=srl.min_std),
         "reward": RewardConfig(),
         "hindsight": None,
-        "optim": config.optim.model_copy(update={"lr": srl.lr, "batch_episodes": srl.batch * srl.group_size}),
+        "optim": config.optim.model_copy(update={"lr": srl.lr, "batch_episodes": srl.batch * srl.answers}),
         "train": config.train.model_copy(update={"steps": srl.steps, "eval_every": 0}),
     }
     return config.model_copy(update=parts)

@@ -1,0 +1,124 @@
+"""Actions of other scaffolds -> ours: bash, str_replace_editor and submit, as OpenHands, SWE-agent 1.x and SWE-smith write them.
+
+What none of our tools does (SWE-agent 0.7's open and scroll, an insert, an undo) is an UnknownTool: nothing is guessed.
+"""
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+
+from .action import REQUIRED, FormatError, check_call
+from .types import ToolCall
+
+SHELLS = frozenset({"bash", "execute_bash", "shell", "run", "terminal"})
+ENDS = frozenset({"submit", "finish"})
+EDITORS = frozenset({"str_replace_editor", "str_replace_based_edit_tool"})
+COMMANDS = frozenset(
+    {"open", "goto", "scroll_up", "scroll_down", "create", "edit", "insert", "find_file", "search_dir", "search_file", "undo_edit", "think"}
+)
+"""Words that were no programs where they came from."""
+_FUNCTION = re.compile(r"<function=([\w-]+)>(.*?)</function>", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([\w-]+)>(.*?)</parameter>", re.DOTALL)
+_FENCE = re.compile(r"^ *`{3,}.*\n?", re.MULTILINE)
+_FENCED = re.compile(r"^```(?:bash|sh)?\n(.*?)\n?^```\s*$", re.DOTALL | re.MULTILINE)
+
+
+class UnknownTool(Exception):
+    """An action that no tool of ours does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One turn: what was said, the tool calls that came beside it, and what came back."""
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    """Of theirs; () where the text itself holds the action."""
+    observation: str
+
+    @property
+    def thought(self) -> str:
+        """The text without the action in it, and without fences, in which our actions stand."""
+        rest = self.text if self.calls else _FENCED.sub("", _FUNCTION.sub("", self.text))
+        return _FENCE.sub("", rest).strip()
+
+
+def actions_of(said: Said) -> list[ToolCall]:
+    """The actions in our tools; [] where there is none."""
+    theirs = said.calls or [*map(_read_function, _FUNCTION.findall(said.text))] or [*map(command_of, _FENCED.findall(said.text))]
+    return [translate(call) for call in theirs if call.name]
+
+
+def translate(call: ToolCall) -> ToolCall:
+    """One action of theirs in ours."""
+    if call.name in SHELLS:
+        return _checked("bash", {"command": call.arguments.get("command", "")})
+    if call.name in ENDS:
+        return ToolCall("submit", {})
+    if call.name in EDITORS:
+        return _translate_edit(call.arguments)
+    if call.name in REQUIRED:
+        return _checked(call.name, call.arguments)
+    raise UnknownTool(call.name)
+
+
+def command_of(line: str) -> ToolCall:
+    """A command line of SWE-agent: a program of the shell, or one of its tools with words or JSON as arguments; nameless where empty."""
+    line = line.strip()
+    name, _, rest = line.partition(" ")
+    if name in ENDS and not rest:
+        return ToolCall("submit", {})
+    if name in REQUIRED and rest.startswith("{"):  # as `greengrad export` writes them
+        return ToolCall(name, dict(json.loads(rest)))
+    if name in EDITORS:
+        return ToolCall(name, _words(rest))
+    return ToolCall(name if name in COMMANDS else "bash" if line else "", {"command": line})
+
+
+def _words(rest: str) -> dict[str, str]:
+    """`view /testbed/a.py --view_range 1 10` as arguments."""
+    try:
+        command, path, *options = shlex.split(rest)
+    except ValueError as error:
+        raise UnknownTool(f"an editor's command that cannot be read: {error}") from None
+    found, key = {"command": command, "path": path}, ""
+    for word in options:
+        if word.startswith("--") and word[2:].isidentifier():
+            key = word[2:]
+            found[key] = ""
+        elif key:
+            found[key] = f"{found[key]} {word}".strip() if key == "view_range" else word
+    return found
+
+
+def _read_function(found: tuple[str, str]) -> ToolCall:
+    name, body = found
+    return ToolCall(name, {key: value.removeprefix("\n").removesuffix("\n") for key, value in _PARAMETER.findall(body)})
+
+
+def _translate_edit(arguments: dict[str, str]) -> ToolCall:
+    path = arguments.get("path", "")
+    match arguments.get("command"):
+        case "view":
+            return _view(path, [int(number) for number in re.findall(r"-?\d+", arguments.get("view_range", ""))])
+        case "create":
+            return _checked("edit", {"path": path, "old": "", "new": arguments.get("file_text", "")})
+        case "str_replace":
+            return _checked("edit", {"path": path, "old": arguments.get("old_str", ""), "new": arguments.get("new_str", "")})
+        case other:
+            raise UnknownTool(f"{other} of the editor")
+
+
+def _view(path: str, lines: list[int]) -> ToolCall:
+    """A view to the end of the file is a command: ours names both ends."""
+    if len(lines) == 2 and lines[1] < 0:
+        return ToolCall("bash", {"command": f"tail -n +{max(lines[0], 1)} {shlex.quote(path)}"})
+    return _checked("view", {"path": path, **({"lines": f"{max(lines[0], 1)}-{lines[1]}"} if len(lines) == 2 else {})})
+
+
+def _checked(name: str, arguments: dict[str, str]) -> ToolCall:
+    call = check_call(name, arguments)
+    if isinstance(call, FormatError) or (name == "bash" and not arguments["command"].strip()):
+        raise UnknownTool(call.message if isinstance(call, FormatError) else "an empty command")
+    return call

@@ -1,0 +1,321 @@
+"""What fine-tuning learns from: episodes collected with a demonstration, other people's trajectories, no episode twice."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cli import main
+from pipeline.codec import decode_episode, encode_episode
+from pipeline.config import Config, RftConfig, RolloutConfig, TasksConfig
+from pipeline.demonstration import HEAD, load_demonstration
+from pipeline.expert import ScriptedPolicy
+from pipeline.export import export_run
+from pipeline.imports import Reading, import_trajectories, read_source
+from pipeline.journal import Journal
+from pipeline.prompt import ByteTemplate, Chat
+from pipeline.rollout import Slot, run_episode
+from pipeline.stages.rft import load_demonstrations, rft_samples, tell_plainly
+from pipeline.types import Episode, Stop, ToolCall
+from tasks import Outcome, Suite, Task, Verdict, toy_suite
+from tests.test_srl import expert
+from tests.toy_loop import CHAT, RIGHT, SUBMIT, WRONG, make_task, make_world
+
+SUITE = [make_task(0), make_task(1)]
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    return toy_suite(tmp_path_factory.mktemp("suite") / "suite")
+
+
+def record(folder: Path, *episodes: Episode) -> Path:
+    with Journal(folder) as journal:
+        for number, episode in enumerate(episodes):
+            journal.record_episode(replace(episode, episode_id=f"{number}.{episode.episode_id}"), 0)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------ a demonstration
+
+
+async def play(chat: Chat, task: Task) -> Episode:
+    rig = replace(make_world().rig, chat=chat)
+    return await run_episode(ScriptedPolicy(chat, task, [RIGHT]), task, rig, Slot("e", "g"))
+
+
+async def test_an_episode_shows_a_demonstration_and_is_trained_on_without_it(tmp_path: Path) -> None:
+    shown = replace(CHAT, demonstrate=load_demonstration(record(tmp_path / "demonstration", expert(0), expert(1))))
+    plain, episode = await play(CHAT, SUITE[0]), await play(shown, SUITE[0])
+    assert HEAD in CHAT.template.decode(episode.turns[0].prompt) and HEAD not in CHAT.template.decode(plain.turns[0].prompt)
+    kept = decode_episode(encode_episode(episode))
+    assert kept == episode and kept.plain_start == plain.turns[0].prompt
+    (sample,), (without,) = rft_samples([tell_plainly(kept, CHAT, SUITE[0])]), rft_samples([plain])
+    np.testing.assert_array_equal(sample.ids_T, without.ids_T)
+    np.testing.assert_array_equal(sample.mask_T, without.mask_T)
+    assert tell_plainly(plain, CHAT, SUITE[0]) == plain
+
+
+def test_a_task_is_never_shown_an_episode_of_its_own_and_the_shortest_comes_first(tmp_path: Path) -> None:
+    run = record(
+        tmp_path,
+        expert(0, (WRONG, WRONG, RIGHT, SUBMIT)),
+        expert(0),
+        expert(1, (WRONG, WRONG, WRONG, RIGHT, SUBMIT)),
+        expert(2, ("Hm.\n" + WRONG, RIGHT, SUBMIT)),
+    )
+    show = load_demonstration(run)
+    assert [show(make_task(number)) == show(make_task(9)) for number in range(3)] == [False, True, True]
+    assert show(make_task(9)).count("```edit") == 2, "the shortest: two edits and a submission"
+
+
+@pytest.mark.parametrize("what", ["empty file", "no file", "one task", "no run"])
+def test_a_demonstration_that_shows_nothing_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "d"
+    if what == "empty file":
+        path.write_text(" \n")
+    if what == "one task":
+        record(path, expert(0), expert(0))
+    if what == "no run":
+        path.mkdir()
+    with pytest.raises((ValueError, FileNotFoundError)):
+        load_demonstration(path)
+
+
+def test_reinforcement_with_a_demonstration_in_the_prompt_is_refused(tmp_path: Path, suite: Suite, capsys: Any) -> None:
+    (tmp_path / "d.md").write_text("look, then edit")
+    (tmp_path / "c.yaml").write_text(
+        f"tasks: {{suite: {suite.path}}}\nmodel: {{path: m}}\nrollout: {{demonstration: {tmp_path / 'd.md'}}}\n"
+    )
+    assert main(["train", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run")]) == 2
+    assert "rollout.demonstration is for `greengrad rollout`" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------------ what is chosen
+
+
+def test_fine_tuning_reads_per_task_and_leaves_other_tasks_out(tmp_path: Path, suite: Suite) -> None:
+    names = [task.instance_id for task in suite.tasks if task.split == "train"]
+    texts = [(RIGHT, SUBMIT), (WRONG, RIGHT, SUBMIT), ("Well.\n" + RIGHT, SUBMIT)]
+    mine = [replace(expert(0, text), instance_id=name) for name in (names[0], names[1], "another suite's") for text in texts]
+    run = record(tmp_path / "run", *mine)
+    config = Config(tasks=TasksConfig(suite=suite.path))
+    found = load_demonstrations(config, RftConfig(), run)
+    assert [(one.instance_id, len(one.turns)) for one in found] == [(names[0], 2), (names[0], 3), (names[1], 2), (names[1], 3)]
+    assert [len(one.turns) for one in load_demonstrations(config, RftConfig(per_task=1), run)] == [2, 2]
+    with pytest.raises(ValueError, match="none is of a task of"):
+        load_demonstrations(config, RftConfig(), record(tmp_path / "others", mine[-1]))
+
+
+def test_an_episode_in_another_template_is_told_anew_in_the_model_s() -> None:
+    other = Chat(ByteTemplate(), "tool_json")
+    episode = expert(0, chat=CHAT)
+    told = tell_plainly(episode, other, SUITE[0])
+    assert told.turns[0].prompt == tuple(other.start_prompt(SUITE[0])) != episode.turns[0].prompt
+    assert [turn.completion.text for turn in told.turns] == [turn.completion.text for turn in episode.turns]
+
+
+# ------------------------------------------------------------------------------------------------ other people's
+
+
+def message(role: str, content: Any, *calls: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    given = [{"id": "1", "type": "function", "function": {"name": name, "arguments": json.dumps(values)}} for name, values in calls]
+    return {"role": role, "content": content, **({"tool_calls": given} if given else {})}
+
+
+START = [message("system", "You act."), message("user", "<uploaded_files>\n/workspace/toy\n</uploaded_files> add is wrong")]
+EDIT = {"command": "str_replace", "path": "/workspace/toy/calc.py", "old_str": "a - b", "new_str": "a + b"}
+
+
+def openhands(**more: Any) -> dict[str, Any]:
+    """As SWE-Gym's rows are: tool calls, observations with a head."""
+    said = [
+        message(
+            "assistant", "I look.", ("str_replace_editor", {"command": "view", "path": "/workspace/toy/calc.py", "view_range": [1, 9]})
+        ),
+        message("tool", "OBSERVATION:\ndef add(a, b):\n    return a - b"),
+        message("assistant", "```python\na + b\n```\nis right", ("str_replace_editor", EDIT)),
+        message("tool", "OBSERVATION:\nedited /workspace/toy/calc.py"),
+        message("assistant", "", ("execute_bash", {"command": "cd /workspace/toy && pytest"})),
+        message("tool", "OBSERVATION:\n1 passed"),
+        message("assistant", [{"type": "text", "text": "Done."}], ("finish", {"message": "bye"})),
+    ]
+    return {"instance_id": "toy-0_3", "resolved": True, "messages": START + said, **more}
+
+
+def swe_smith(**more: Any) -> dict[str, Any]:
+    """As SWE-smith's rows are: functions as text, a submission that is asked to think again."""
+    said = [
+        message("assistant", "I look.\n\n<function=bash>\n<parameter=command>cat calc.py</parameter>\n</function>"),
+        message("user", "OBSERVATION:\nreturn a - b"),
+        message("assistant", "<function=submit>\n</function>"),
+        message("user", "OBSERVATION:\nAre you sure?"),
+        message("assistant", "Sorry, I forgot the function."),
+        message("user", "Your last answer had no function."),
+        message("assistant", "<function=submit>\n</function>"),
+    ]
+    return {
+        "instance_id": "toy-1",
+        "resolved": True,
+        "messages": json.dumps(START + said),
+        "patch": "p",
+        "model": "m",
+        "traj_id": "t",
+        **more,
+    }
+
+
+def test_tool_calls_become_ours_and_paths_are_below_our_home(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([openhands()]))
+    found = import_trajectories([str(tmp_path / "rows.json")], SUITE, tmp_path / "run", Reading())
+    assert (found.episodes, found.left_out) == (1, {})
+    with Journal(tmp_path / "run", readonly=True) as journal:
+        (episode,) = journal.episodes()
+    assert [turn.call for turn in episode.turns] == [
+        ToolCall("view", {"path": "/testbed/calc.py", "lines": "1-9"}),
+        ToolCall("edit", {"path": "/testbed/calc.py", "old": "a - b", "new": "a + b"}),
+        ToolCall("bash", {"command": "cd /testbed && pytest"}),
+        ToolCall("submit", {}),
+    ]
+    assert episode.turns[1].completion.text.startswith("a + b\nis right\n```edit"), "fences of a thought would be taken for actions"
+    assert episode.turns[0].observation == "def add(a, b):\n    return a - b" and episode.stop is Stop.SUBMITTED
+    assert episode.instance_id == "toy-0" and episode.reward == 1.0
+    assert episode.verdict is not None and "by the word of rows.json:1; not graded here" in episode.verdict.reason
+    (sample,) = rft_samples([tell_plainly(episode, CHAT, SUITE[0])])
+    assert sample.mask_T.sum() == sum(len(turn.completion.ids) for turn in episode.turns)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".json"])
+def test_functions_as_text_and_a_malformed_turn_that_stays_in_the_context(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist([swe_smith()]), path)
+    else:
+        path.write_text(json.dumps(swe_smith()) + "\n" if suffix == ".jsonl" else json.dumps([swe_smith()]))
+    import_trajectories([str(path)], SUITE, tmp_path / "run", Reading("tool_json"))
+    with Journal(tmp_path / "run", readonly=True) as journal:
+        (episode,) = journal.episodes()
+    assert [turn.call and turn.call.name for turn in episode.turns] == ["bash", None, "submit"] and episode.patch == "p"
+    assert "<tool_call>" in episode.turns[0].completion.text
+    (sample,) = rft_samples([episode])
+    assert sample.mask_T.sum() == sum(len(turn.completion.ids) for turn in episode.turns if turn.call)
+
+
+STEPS = [
+    ("ls -F\n", "calc.py"),
+    ("str_replace_editor str_replace /testbed/calc.py --old_str 'a - b' --new_str 'a + b'", "edited"),
+    ("str_replace_editor view /testbed/calc.py --view_range 3 -1", "..."),
+    ("submit", ""),
+]
+
+
+def write_traj(path: Path, steps: list[tuple[str, str]], **info: Any) -> str:
+    told = [{"thought": "I act.", "action": action, "observation": seen, "response": "", "state": {}} for action, seen in steps]
+    path.write_text(json.dumps({"trajectory": told, "history": [], "info": {"submission": "diff", **info}}))
+    return str(path)
+
+
+def test_a_traj_of_swe_agent_says_nothing_of_its_grade(tmp_path: Path) -> None:
+    file = write_traj(tmp_path / "toy-0.traj", STEPS)
+    with pytest.raises(ValueError, match="nothing can be used: 1 of which nothing says that they are resolved"):
+        import_trajectories([file], SUITE, tmp_path / "none", Reading())
+    assert not (tmp_path / "none").exists(), "nothing is written where nothing can be used"
+    import_trajectories([file], SUITE, tmp_path / "run", Reading(trust=True))
+    with Journal(tmp_path / "run", readonly=True) as journal:
+        (episode,) = journal.episodes()
+    assert [turn.call and turn.call.name for turn in episode.turns] == ["bash", "edit", "bash", "submit"]
+    assert episode.turns[2].call == ToolCall("bash", {"command": "tail -n +3 /testbed/calc.py"}) and episode.patch == "diff"
+
+
+@pytest.mark.parametrize("form", ["sweagent", "openai"])
+def test_what_we_export_comes_back_as_it_was(tmp_path: Path, form: Any) -> None:
+    run = record(
+        tmp_path / "run", expert(0, ("I look.\n" + WRONG, RIGHT, SUBMIT)), replace(expert(1), verdict=Verdict("toy-1", Outcome.UNRESOLVED))
+    )
+    (run / "config.yaml").write_text("tasks: {suite: s}\n")
+    export_run(run, form, tmp_path / "out")
+    files = [str(path) for path in sorted((tmp_path / "out").rglob("*")) if path.suffix in (".traj", ".jsonl") and path.stem != "preds"]
+    found = import_trajectories(files, SUITE, tmp_path / "back", Reading(observation_chars=1500))
+    assert (found.episodes, dict(found.left_out)) == (1, {"not resolved": 1})
+    with Journal(tmp_path / "back", readonly=True) as journal:
+        (back,) = journal.episodes()
+    kept = expert(0, ("I look.\n" + WRONG, RIGHT, SUBMIT))
+    assert [(turn.call, turn.observation, turn.completion.text) for turn in back.turns] == [
+        (turn.call, turn.observation, turn.completion.text) for turn in kept.turns
+    ]
+
+
+BAD: list[tuple[Callable[[], dict[str, Any]], str]] = [
+    (lambda: openhands(resolved=False), "1 not resolved"),
+    (lambda: openhands(instance_id="elsewhere-1"), "1 of tasks that are not in the suite"),
+    (lambda: openhands(messages=START), "1 without a turn"),
+    (lambda: openhands(messages=[*START, message("assistant", "", ("browse", {"url": "x"}))]), r"no tool here does \(browse\)"),
+    (
+        lambda: openhands(messages=[*START, message("assistant", "", ("str_replace_editor", {"command": "undo_edit", "path": "x"}))]),
+        "undo_edit of the editor",
+    ),
+    (
+        lambda: openhands(messages=[*START, message("assistant", "", ("bash", {"command": "a"}), ("bash", {"command": "b"}))]),
+        "several actions in a turn",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "told"), BAD)
+def test_a_trajectory_that_cannot_be_used_is_counted_and_an_expert_with_unknown_tools_is_an_error(
+    tmp_path: Path, row: Any, told: str
+) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([row()]))
+    with pytest.raises(ValueError, match=told):
+        import_trajectories([str(tmp_path / "rows.json")], SUITE, tmp_path / "run", Reading())
+    (tmp_path / "more.json").write_text(json.dumps([row(), openhands()]))
+    found = import_trajectories([str(tmp_path / "more.json")], SUITE, tmp_path / "run", Reading())
+    assert found.episodes == 1 and sum(found.left_out.values()) == 1
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": 1}', '[{"a": 1}]'])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".traj", ".txt"])
+def test_a_file_that_holds_no_trajectories_is_one_line_and_exit_code_2(
+    tmp_path: Path, suite: Suite, text: str, suffix: str, capsys: Any
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_text(text)
+    assert main(["import", str(path), "--tasks", str(suite.path), "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err.strip()
+    assert path.name in told and "\n" not in told and not (tmp_path / "run").exists()
+
+
+def test_the_command_tells_what_it_left_out(tmp_path: Path, suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
+    name = suite.tasks[0].instance_id
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in (openhands(instance_id=name), swe_smith(), openhands(resolved=False)))
+    )
+    words = ["import", str(tmp_path / "rows.jsonl"), "--tasks", str(suite.path), "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "run: 1 episodes" in told and "left out: 1 not resolved" in told and "left out: 1 of tasks that are not in the suite" in told
+    assert main(words) == 2 and "holds a run already" in capsys.readouterr().err
+
+
+def test_an_observation_is_clipped_as_ours_are(tmp_path: Path) -> None:
+    write_traj(tmp_path / "toy-0.traj", [("ls", "x" * 5000), ("submit", "")])
+    (trajectory,) = read_source(str(tmp_path / "toy-0.traj"))
+    assert len(trajectory.turns[0].observation) == 5000
+    import_trajectories([str(tmp_path / "toy-0.traj")], SUITE, tmp_path / "run", Reading(trust=True, observation_chars=200))
+    with Journal(tmp_path / "run", readonly=True) as journal:
+        (episode,) = journal.episodes()
+    assert len(episode.turns[0].observation) < 260 and "left out" in episode.turns[0].observation
+
+
+def test_rollout_reads_the_demonstration(tmp_path: Path) -> None:
+    from pipeline.actor import open_chat
+
+    (tmp_path / "d.md").write_text("look, then edit")
+    config = Config(tasks=TasksConfig(suite=tmp_path), rollout=RolloutConfig(demonstration=tmp_path / "d.md"))
+    assert "look, then edit" in ByteTemplate().decode(open_chat(config).start_prompt(SUITE[0]))
