@@ -15,6 +15,8 @@ class HindsightConfig(Section):
     """w_b of A = w_b r + w_o (log pi(a | s, h) - log pi(a | s))."""
     directive_weight: float = Field(1.0, ge=0)
     """w_o; 0: no hint is made and nothing is scored twice."""
+    bound: float | None = Field(None, gt=0)
+    """The directive part of a token is at most so large, in nats, before w_o; None: as it is, which is the paper's."""
     hint_chars: int = Field(400, ge=40)
     """What the teacher sees of a hint: head and tail."""
     judge: JudgeConfig | None = None
@@ -31,6 +33,7 @@ class HindsightConfig(Section):
             raise ValueError("hindsight.judge is read only with hindsight.evaluative_weight > 0")
         if self.judge is None and self.votes != fields["votes"].default:
             raise ValueError("hindsight.votes is read only with hindsight.judge")
-        if not self.directive_weight and self.hint_chars != fields["hint_chars"].default:
-            raise ValueError("hindsight.hint_chars is read only with hindsight.directive_weight > 0")
+        for key in ("hint_chars", "bound"):
+            if not self.directive_weight and getattr(self, key) != fields[key].default:
+                raise ValueError(f"hindsight.{key} is read only with hindsight.directive_weight > 0")
         return self

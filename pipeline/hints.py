@@ -1,8 +1,8 @@
 """A turn and what came of it -> how good it was, and a hint for it, by rules; knows texts, nothing of tokens, models or weights.
 
-A failed run of tests is nobody's fault but that of the edit before it: a policy that is blamed for looking stops to look. So a turn is
-blamed for what it did itself (a malformed answer, an edit that found no place, a file that no longer parses, a command that broke), and
-the hint that a test run gives goes to the edit that it came after.
+What a run shows is the fault of the edit before it: a policy that is blamed for looking stops to look. So a turn is blamed for what it did
+itself (a malformed answer, an edit that found no place, a file that no longer parses, a command that broke), and the hint that a failing
+test, or an error raised right after an edit, gives goes to the edit.
 Not covered: a command that fails on purpose, because it reproduces the bug, is blamed like any other; output of other test tools than
 pytest is read by its exit code alone.
 """
@@ -32,61 +32,72 @@ WORDS = 3
 """... different words that a line has which is not trivially common."""
 
 
-def rate_turn(turn: Turn, passed_after: float | None) -> int:
+def rate_turn(turns: Sequence[Turn], index: int) -> int:
     """r of a turn, +1, 0 or -1: the visible tests' change where it is known and is one, else -1 for what the turn did wrong itself.
 
     >>> from pipeline.types import Completion
-    >>> rate_turn(Turn((), Completion((), (), "", 0, True), None, "Format error: no block", passed=0.5), 0.5)
+    >>> rate_turn([Turn((), Completion((), (), "", 0, True), None, "Format error: no block")], 0)
     -1
     """
-    if turn.passed is not None and passed_after is not None and passed_after != turn.passed:
-        return 1 if passed_after > turn.passed else -1
-    return -1 if find_fault(turn) else 0
+    before, after = (one.passed for one in (turns[index], turns[min(index + 1, len(turns) - 1)]))
+    if before is not None and after is not None and after != before:
+        return 1 if after > before else -1
+    return -1 if find_fault(turns, index) else 0
 
 
 def read_hint(turns: Sequence[Turn], index: int) -> str:
     """What the state after a turn says it should have done otherwise; "" where it says nothing, and for the last turn, which has none."""
     if index == len(turns) - 1:
         return ""
-    turn, after = turns[index], turns[index + 1]
-    if fault := find_fault(turn):
-        return fault
-    return find_failure(after) or find_fault(after) if _edits(turn) and _runs(after) else ""
+    return find_fault(turns, index) or (find_failure(turns[index + 1]) if _edits(turns[index]) else "")
 
 
-def find_fault(turn: Turn) -> str:
-    """What the turn itself did wrong, in the words of its observation; "" where nothing."""
-    seen = turn.observation
+def find_fault(turns: Sequence[Turn], index: int) -> str:
+    """What a turn itself did wrong, in the words of its observation; "" where nothing."""
+    turn = turns[index]
     if turn.call is None:
-        return _first_line(seen)
+        return _first_line(turn.observation)
     if turn.call.name in ("edit", "view"):
-        if seen.startswith("error: "):
-            return _first_line(seen)
-        return next((line for line in seen.splitlines() if line.startswith(UNPARSED)), "")
-    return "" if _count(seen) is not None or not _runs(turn) else _broken(seen)
+        return _find_refusal(turn.observation)
+    if not _runs(turn) or _count(turn.observation) is not None:
+        return ""
+    if index and _edits(turns[index - 1]) and find_failure(turn):
+        return ""  # it tried the edit
+    return _broken(turn.observation)
 
 
 def find_failure(turn: Turn) -> str:
-    """The first failing assertion or error of a run of tests; "" where all passed, or none was run."""
+    """What a run of tests, or of a program, says of the code: the first failing assertion, or the error it raised; "" where nothing."""
     seen = turn.observation
-    if not _runs(turn) or not _count(seen):
+    if not _runs(turn) or not (_fails(seen) if _count(seen) is None else _count(seen)):
         return ""
     if syntax := SYNTAX.search(seen):
         return syntax[1]
     if explained := ASSERTED.search(seen):
         return "\n".join(line[1:].strip() for line in explained[0].splitlines()).strip()
-    return _raised(seen) or next(line for line in reversed(seen.splitlines()) if COUNT.search(line))
+    return _raised(seen) or next((line for line in reversed(seen.splitlines()) if COUNT.search(line)), "")
+
+
+def _find_refusal(seen: str) -> str:
+    if seen.startswith("error: "):
+        return _first_line(seen)
+    return next((line for line in seen.splitlines() if line.startswith(UNPARSED)), "")
+
+
+def _fails(seen: str) -> bool:
+    """Of a command: a limit ended it, or its exit code is not 0. A 1 without a word is how grep and diff say no."""
+    *output, last = seen.splitlines() or [""]
+    ending = ENDING.fullmatch(last)
+    return ending is not None and ending[1] != "0" and not (ending[1] == "1" and not output)
 
 
 def _broken(seen: str) -> str:
-    """Of a command that ran no tests: the error that ended it. An exit code of 1 without a word is how grep and diff say no."""
-    *output, last = seen.splitlines() or [""]
-    ending = ENDING.fullmatch(last)
-    if ending is None or ending[1] == "0" or (ending[1] == "1" and not output):
+    """Of a command that ran no tests: the error that ended it."""
+    if not _fails(seen):
         return ""
     if syntax := SYNTAX.search(seen):
         return syntax[1]
-    return _raised(seen) or " ".join([*output[-1:], last])
+    return _raised(seen) or " ".join(seen.splitlines()[-2:])
 
 
 def _raised(seen: str) -> str:

@@ -112,14 +112,14 @@ class Reading(SoftmaxLearner):
     ],
 )
 def test_a_turn_is_blamed_for_what_it_did_wrong_itself_and_told_so(one: Turn, rated: int, told: str) -> None:
-    assert rate_turn(one, None) == rated and find_fault(one) == told
-    assert read_hint([one, turn(SUBMIT, "submitted")], 0) == told
+    turns = [one, turn(SUBMIT, "submitted")]
+    assert rate_turn(turns, 0) == rated and find_fault(turns, 0) == read_hint(turns, 0) == told
     assert read_hint([one], 0) == "", "the last turn has no state after it"
 
 
 @pytest.mark.parametrize(("before", "after", "rated"), [(0.5, 0.75, 1), (0.5, 0.25, -1), (0.5, 0.5, -1), (None, 0.5, -1), (0.5, None, -1)])
 def test_the_visible_tests_have_the_last_word_where_they_changed(before: float | None, after: float | None, rated: int) -> None:
-    assert rate_turn(turn(BASH, RAISED, passed=before), after) == rated
+    assert rate_turn([turn(BASH, RAISED, passed=before), turn(SUBMIT, "submitted", passed=after)], 0) == rated
 
 
 @pytest.mark.parametrize(
@@ -131,12 +131,15 @@ def test_the_visible_tests_have_the_last_word_where_they_changed(before: float |
         ("...\n2 failed, 1 passed in 0.1s\n[exit code 0]", "2 failed, 1 passed in 0.1s"),
         (RAISED, "KeyError: 'x'"),
         ("3 passed in 0.1s\n[exit code 0]", ""),
+        ("cat: calc.pi: No such file or directory\n[exit code 1]", ""),
     ],
 )
 def test_what_a_run_after_an_edit_shows_is_the_edit_s_hint_and_no_other_turn_s(observation: str, told: str) -> None:
     after = turn(BASH, observation)
     assert read_hint([turn(EDIT, "edited calc.py, line 2"), after, after], 0) == told
     assert read_hint([turn(VIEW, "calc.py lines 1-1 of 1:\nx"), after, after], 0) == ""
+    tried = [turn(EDIT, "edited calc.py, line 2"), after, after]
+    assert bool(find_fault(tried, 1)) is ("No such file" in observation), "what tries an edit is blamed for its own mistakes alone"
     assert read_hint([turn(EDIT, MISSED), after, after], 0) == MISSED, "its own observation comes first"
 
 
@@ -205,6 +208,9 @@ def test_the_two_parts_add_up_with_their_weights_and_one_alone_is_itself() -> No
         start = len(episode.turns[0].prompt)
         assert sample.advantages_T[start] == pytest.approx(-w_b + w_o * (hinted - log_p), rel=1e-6)
         assert sample.advantages_T[start + 1] == -w_b, "the rest of the answer follows from its first token, with or without a hint"
+        if w_o == 2.0:
+            learn(learner, planned(episode, evaluative_weight=w_b, directive_weight=w_o, bound=0.25))
+            assert learner.seen[1].samples[0].advantages_T[start] == pytest.approx(-w_b - w_o * 0.25)
         assert bool(learner.calls) is bool(lesson.twins) is bool(w_o), "evaluative alone asks for no log-probs"
         assert ("hindsight/directive_mean" in metrics) is bool(w_o)
 
@@ -249,7 +255,7 @@ def test_failed_episodes_of_the_infrastructure_and_silent_steps_train_nothing() 
 def test_the_digest_tells_other_hints_apart() -> None:
     one, two = (planned(chain((EDIT, f"{MISSED}{more}", WRONG), END)) for more in ("", "!"))
     plain = replace(two, batch=one.batch)
-    assert len({one.digest, plain.digest, replace(one, weight=2.0).digest, one.batch.digest}) == 4
+    assert len({one.digest, plain.digest, replace(one, weight=2.0).digest, replace(one, bound=2.0).digest, one.batch.digest}) == 5
     assert one.digest == planned(chain((EDIT, MISSED, WRONG), END)).digest
 
 
@@ -418,6 +424,7 @@ async def test_without_the_section_a_batch_is_what_credit_makes(tmp_path: Path) 
         ({"hindsight": {"evaluative_weight": 0, "judge": {"url": "http://x"}}}, "judge is read only with"),
         ({"hindsight": {"votes": 3}}, "votes is read only with hindsight.judge"),
         ({"hindsight": {"directive_weight": 0, "hint_chars": 80}}, "hint_chars is read only with"),
+        ({"hindsight": {"directive_weight": 0, "bound": 5}}, "bound is read only with"),
         ({"hindsight": {}, "credit": {"kind": "ms_grpo"}}, "takes the place of credit"),
         ({"hindsight": {}, "reward": {"kind": "fraction"}}, "takes the place of credit"),
         ({"hindsight": {}, "rollout": {"fill_groups": 2}}, "every group carries a signal"),

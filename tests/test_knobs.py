@@ -447,7 +447,7 @@ ELSEWHERE = {
     "reward.flip": "test_reward.test_the_loop_learns_by_a_noisy_channel_and_logs_the_truth",
     **{
         f"hindsight.{key}": "test_hindsight.test_the_two_parts_add_up_with_their_weights_and_one_alone_is_itself"
-        for key in ("evaluative_weight", "directive_weight")
+        for key in ("evaluative_weight", "directive_weight", "bound")
     },
     "hindsight.hint_chars": "test_hindsight.test_a_long_hint_is_cut_in_its_middle",
     **{

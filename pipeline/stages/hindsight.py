@@ -17,7 +17,6 @@ Shapes: T tokens of a sample, N turns, K bins.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +63,8 @@ class Lesson:
     twins: tuple[Twin, ...] = ()
     weight: float = 0.0
     """w_o"""
+    bound: float = np.inf
+    """The largest size of the directive part."""
 
     @property
     def digest(self) -> str:
@@ -72,7 +73,7 @@ class Lesson:
             return self.batch.digest
         places = [(twin.row, twin.start) for twin in self.twins]
         hinted = Batch(tuple(twin.sample for twin in self.twins)).digest
-        return hashlib.sha256(f"{self.batch.digest} {hinted} {places} {self.weight}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.batch.digest} {hinted} {places} {self.weight} {self.bound}".encode()).hexdigest()
 
 
 @dataclass(slots=True)
@@ -117,7 +118,8 @@ def plan_lesson(config: Config, rig: Rig, tasks: Sequence[Task], groups: Sequenc
     metrics = measure_groups(read) | measure_samples(samples) | measure_counts(reader.counts, config.hindsight)
     fates = find_fates(read, config.credit, {sample.episode_id for sample in samples})
     stale = {episode.episode_id: "stale" for group in groups for episode in group.episodes if episode.episode_id not in fates}
-    return Lesson(Batch(samples, metrics, fates | stale), tuple(twins), config.hindsight.directive_weight)
+    bound = np.inf if config.hindsight.bound is None else config.hindsight.bound
+    return Lesson(Batch(samples, metrics, fates | stale), tuple(twins), config.hindsight.directive_weight, bound)
 
 
 def read_group(reader: Reader, secrets: Secrets, group: Group) -> tuple[CreditedGroup, list[Twin]]:
@@ -140,7 +142,7 @@ def read_episode(reader: Reader, secrets: Secrets, episode: Episode) -> tuple[li
     A turn without a majority of votes carries loss only where it has a hint.
     """
     turns = episode.turns
-    rated = [rate(reader, turn, after) for turn, after in pairwise(turns)]
+    rated = [rate(reader, turns, index) for index in range(len(turns) - 1)]
     prompts = [make_hinted(reader, secrets, turns, index) for index in range(len(rated))]
     loss_N = np.array([r is not None or prompt is not None for r, prompt in zip(rated, prompts, strict=True)] + [False], dtype=bool)
     advantages_N = reader.config.evaluative_weight * np.array([*(r or 0 for r in rated), 0], dtype=np.float64)
@@ -153,10 +155,11 @@ def read_episode(reader: Reader, secrets: Secrets, episode: Episode) -> tuple[li
     return samples, twins
 
 
-def rate(reader: Reader, turn: Turn, after: Turn) -> int | None:
+def rate(reader: Reader, turns: Sequence[Turn], index: int) -> int | None:
     """r of a turn, by the judge where there is one, else by rules."""
-    r = count_majority(turn.votes) if reader.config.judge else rate_turn(turn, after.passed)
-    reader.counts.votes += len(turn.votes)
+    votes = turns[index].votes
+    r = count_majority(votes) if reader.config.judge else rate_turn(turns, index)
+    reader.counts.votes += len(votes)
     reader.counts.rated.append(r)
     return r
 
@@ -213,7 +216,7 @@ def learn(learner: Learner, lesson: Lesson) -> dict[str, float]:
     """The directive part under the weights as they are now, then the step."""
     if not lesson.twins:
         return learner.step(lesson.batch)
-    directives = score_twins(learner, lesson)
+    directives = [np.clip(part_T, -lesson.bound, lesson.bound) for part_T in score_twins(learner, lesson)]
     samples = tuple(add(sample, lesson.weight * part_T) for sample, part_T in zip(lesson.batch.samples, directives, strict=True))
     told_T = np.concatenate([directives[twin.row][twin.span][samples[twin.row].mask_T[twin.span]] for twin in lesson.twins])
     metrics = measure_samples(samples)
