@@ -70,13 +70,13 @@ def main() -> None:
         finally:
             learner.close()
     base = np.concatenate(scores[: len(told)])
-    parts = {kind: np.concatenate(scores[len(told) * place : len(told) * (place + 1)]) - base for place, kind in enumerate(kinds, start=1)}
+    count = len(told)
+    parts = {kind: np.concatenate(scores[count * place :][:count]) - base for place, kind in enumerate(kinds, start=1)}
     print(f"{len(told)} turns, {len(base)} sampled tokens, {len(set(hints))} different hints")
     for kind, part in parts.items():
         like = np.corrcoef(part, parts["own"])[0, 1]
-        print(
-            f"{kind:6} mean {part.mean():+.3f}  mean size {np.abs(part).mean():.3f}  largest {np.abs(part).max():.1f}  r with own {like:.2f}"
-        )
+        sizes = np.abs(part)
+        print(f"{kind:6} mean {part.mean():+.3f}  mean size {sizes.mean():.3f}  largest {sizes.max():.1f}  r with own {like:.2f}")
 
 
 if __name__ == "__main__":
