@@ -252,6 +252,11 @@ def test_failed_episodes_of_the_infrastructure_and_silent_steps_train_nothing() 
     assert lone.batch.fates == {"e": "trained", "i": "infra"}, "a group of one, all failed, carries a signal"
 
 
+def test_an_episode_of_a_task_that_is_gone_is_refused() -> None:
+    with pytest.raises(ValueError, match="toy-0 is not among this run's tasks"):
+        planned(chain((EDIT, MISSED, "x"), END), task=make_task(7))
+
+
 def test_the_digest_tells_other_hints_apart() -> None:
     one, two = (planned(chain((EDIT, f"{MISSED}{more}", WRONG), END)) for more in ("", "!"))
     plain = replace(two, batch=one.batch)

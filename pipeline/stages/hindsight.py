@@ -109,6 +109,8 @@ def plan_lesson(config: Config, rig: Rig, tasks: Sequence[Task], groups: Sequenc
     fresh, read, twins = enter(groups, version, config.train), list[CreditedGroup](), list[Twin]()
     for group in fresh:
         before = sum(len(one.samples) for one in read)
+        if group.instance_id not in known:
+            raise ValueError(f"{group.instance_id} is not among this run's tasks any more: what its hints must not say is unknown")
         one, own = read_group(reader, find_secrets(known[group.instance_id]), group)
         read.append(one)
         twins += [replace(twin, row=twin.row + before) for twin in own]
