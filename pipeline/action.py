@@ -18,6 +18,7 @@ The other format, `tool_json`, is {"name": ..., "arguments": {...}} between <too
 import json
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, assert_never
 
 from .types import ToolCall
@@ -78,6 +79,20 @@ def prose(text: str, action_format: ActionFormat = "fenced") -> str:
         return _TAGGED.sub("", text).strip()
     taken = {number for block in _find_blocks(text) for number in block.lines}
     return "\n".join(line for number, line in enumerate(text.split("\n")) if number not in taken).strip()
+
+
+def prose_spans(text: str, action_format: ActionFormat = "fenced") -> list[tuple[int, int]]:
+    """Where a turn's text stands beside its actions: [start, end) in characters."""
+    if action_format == "tool_json":
+        taken = [found.span() for found in _TAGGED.finditer(text)]
+    else:
+        ends = list(accumulate(len(line) + 1 for line in text.split("\n")))
+        taken = [
+            (ends[block.lines.start] - len(text.split("\n")[block.lines.start]) - 1, ends[block.lines.stop - 1])
+            for block in _find_blocks(text)
+        ]
+    edges = [0, *(edge for span in taken for edge in span), len(text)]
+    return [(start, end) for start, end in zip(edges[::2], edges[1::2], strict=True) if start < end]
 
 
 def check_call(name: object, arguments: object) -> ToolCall | FormatError:

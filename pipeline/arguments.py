@@ -58,6 +58,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     _curriculum(commands)
     _export(commands)
     _import(commands)
+    _grams(commands)
     return parser, configurable
 
 
@@ -245,6 +246,16 @@ def _import(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--trust", action="store_true", help="take as resolved what nothing says is; what is said to be unresolved stays out"
     )
+
+
+def _grams(commands: "Commands[Parser]") -> None:
+    examples = ["greengrad grams runs/train --out grams.txt", "greengrad train configs/hicra.yaml --planning.grams grams.txt"]
+    summary = "strategic grams: phrases in which the resolved episodes of runs plan, for planning.grams (read and edit the file)"
+    parser = add_command(commands, "grams", "grams", summary, examples)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file")
+    parser.add_argument("--action-format", choices=("fenced", "tool_json"), default="fenced", help="rollout.action_format of the runs")
+    parser.add_argument("--seed", type=int, default=0, help="of the clusters")
 
 
 def _run(parser: Parser) -> None:

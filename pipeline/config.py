@@ -18,6 +18,7 @@ from .config_objective import LossConfig as LossConfig
 from .config_objective import Section as Section
 from .config_placement import EpisodeEstimate as EpisodeEstimate
 from .config_placement import Placement as Placement
+from .config_planning import PlanningConfig as PlanningConfig
 from .config_policy import PolicyConfig as PolicyConfig
 from .config_policy import engine_defaults as engine_defaults
 from .config_reward import RewardConfig as RewardConfig
@@ -207,6 +208,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     train: TrainConfig = TrainConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    planning: PlanningConfig = PlanningConfig()
     rft: RftConfig | None = None
     hindsight: HindsightConfig | None = None
     """Given, advantages come from what followed each turn, and `credit` is not read."""
@@ -237,6 +239,8 @@ class Config(Section):
             )
         if self.srl is not None and self.rft is not None and self.rft.episodes is not None:
             raise ValueError("srl and rft.episodes are two stages: make a run of each, the second from the first one's RUN/model")
+        if self.hindsight is not None and self.planning.emphasis != "off":
+            raise ValueError("planning.emphasis is not read with hindsight, whose advantages are of each token already")
         if self.policy.in_flight and not self.train.ahead:
             raise ValueError("policy.in_flight is read only where episodes run during a publish: set train.max_lag or train.on_stale")
         if self.credit.draws and self.credit.draw_weights == "unbiased" and self.loss.aggregation != "token":

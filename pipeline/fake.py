@@ -162,6 +162,12 @@ class SoftmaxLearner:
         """As the policy scores them, with this learner's weights."""
         return [score_answers(self.model, sample.ids_T.tolist()) for sample in samples]
 
+    def entropies(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """Of the choice between the answers, at each answer's first token."""
+        log_p_A = self.model.log_p()
+        entropy = -float(np.exp(log_p_A) @ log_p_A)
+        return [np.where(score_answers(self.model, sample.ids_T.tolist()) != 0.0, entropy, 0.0) for sample in samples]
+
     def export(self, folder: Path, *, whole: bool = True) -> Digests:
         """weights.npy."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -196,6 +196,23 @@ def import_run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def grams(arguments: argparse.Namespace) -> int:
+    """greengrad grams RUN [RUN ...] --out FILE."""
+    from .grams import mine_grams, write_grams
+    from .journal import Journal
+
+    if arguments.out.exists():
+        raise ValueError(f"{arguments.out}: is there already; choose a new file")
+    episodes = []
+    for run in arguments.runs:
+        with Journal(run, readonly=True) as journal:
+            episodes += [episode for episode in journal.episodes() if episode.reward == 1.0]
+    clusters = mine_grams(episodes, arguments.action_format, arguments.seed)
+    write_grams(arguments.out, clusters, len(episodes))
+    print(f"{arguments.out}: {sum(len(one.grams) for one in clusters)} grams in {len(clusters)} clusters, of {len(episodes)} episodes")
+    return 0
+
+
 def regrade(arguments: argparse.Namespace) -> int:
     """greengrad regrade DIR: no sandbox, the saved logs alone."""
     from tasks import regrade as grade_again

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 def train(arguments: argparse.Namespace) -> int:
     """greengrad train CONFIG [--run DIR]: reinforcement, or fine-tuning where rft.episodes names demonstrations."""
     from .actor import choose_tasks
+    from .grams import load_grams
     from .held_out import choose_held_out
     from .sinks import check_sinks
 
@@ -37,6 +38,7 @@ def train(arguments: argparse.Namespace) -> int:
     if config.policy.api == "chat":
         raise ValueError(f"{arguments.config}: policy.api: chat has neither token ids nor log-probs: training needs policy.api: tokens")
     check_sinks(config.telemetry.sinks)
+    load_grams(config.planning.grams)
     run = arguments.run or Path("runs") / config.name
     choose_tasks(config.tasks, config.tasks.split)  # a suite that will not do is refused before anything is written
     choose_held_out(config)

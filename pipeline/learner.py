@@ -78,6 +78,10 @@ class DeepSpeedLearner:
         """log p of each token under the current weights, shape (T,) each, 0 at t = 0; at the sampling temperature."""
         return self._score([replace(sample, mask_T=np.ones_like(sample.mask_T)) for sample in samples])
 
+    def entropies(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """The entropy, in nats, at each token that carries loss, shape (T,) each, 0 elsewhere; at the sampling temperature."""
+        return self._score(samples, entropy=True)
+
     def export(self, folder: Path, *, whole: bool = True) -> Digests:
         """Write a model folder that transformers and vLLM load, in one move; an older one of that name is replaced.
 
@@ -119,10 +123,10 @@ class DeepSpeedLearner:
         computed = sum(count_tokens(share) for share in shares)
         return summarise_steps(replies, objective, self.setup.learner.sequence_parallel) | {"optim/computed_tokens": float(computed)}
 
-    def _score(self, samples: Sequence[Sample], *, reference: bool = False) -> list[np.ndarray]:
-        """log p of the masked tokens, shape (T,) each, 0 elsewhere."""
+    def _score(self, samples: Sequence[Sample], *, reference: bool = False, entropy: bool = False) -> list[np.ndarray]:
+        """log p of the masked tokens, or the entropy there, shape (T,) each, 0 elsewhere."""
         packs = pack_samples(samples, room_of(self.setup))
-        replies = self._call_groups([Score(tuple(pack), reference) for pack in packs])[:: self.setup.learner.sequence_parallel]
+        replies = self._call_groups([Score(tuple(pack), reference, entropy) for pack in packs])[:: self.setup.learner.sequence_parallel]
         scores = [np.zeros(len(sample.ids_T), dtype=np.float32) for sample in samples]
         for pack, reply in zip(packs, replies, strict=True):
             for micro, logprobs_M in zip(pack, reply, strict=True):

@@ -25,6 +25,9 @@ from torch import Tensor
 from .config import LossConfig
 from .orders import LossStats
 
+TOP_FROM = 0.7
+"""Quantile of the entropy from which a token is in the highest 30 % (arXiv:2509.03646 looks at those)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -41,6 +44,8 @@ class Tokens:
     """int64: the number of the sequence that the token belongs to, from 0; all scored tokens of a sequence are here"""
     reference_M: Tensor | None = None
     """log p under the reference model; only where kl_coef > 0"""
+    planning_M: Tensor | None = None
+    """bool: part of a strategic gram; for the metrics alone"""
 
 
 def policy_loss(logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens, config: LossConfig) -> tuple[Tensor, LossStats]:
@@ -64,7 +69,23 @@ def policy_loss(logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens, config: L
         loss = loss - config.entropy_coef * (tokens.weights_M * require_gradient(entropy_M)).sum()
     stats = LossStats(loss=loss.item(), kl=kl, entropy=_mean(tokens, entropy_M))
     stats = replace(stats, correction_mean=_mean(tokens, correction_M), correction_cut=_mean(tokens, correction_M != raw_M))
-    return loss, measure_ratios(stats, ratio_M, old_M, tokens, config)
+    return loss, measure_ratios(measure_planning(stats, logprobs_M, entropy_M, tokens), ratio_M, old_M, tokens, config)
+
+
+def measure_planning(stats: LossStats, logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens) -> LossStats:
+    """The same stats with those of planning tokens and of the others."""
+    live_M = tokens.weights_M > 0
+    planning_M = torch.zeros_like(live_M) if tokens.planning_M is None else tokens.planning_M
+    floor = torch.quantile(entropy_M.detach()[live_M].float(), TOP_FROM) if bool(live_M.any()) else 0.0
+    return replace(
+        stats,
+        surprise=_mean(tokens, -logprobs_M),
+        planning=_mean(tokens, planning_M),
+        execution=_mean(tokens, ~planning_M),
+        planning_entropy=_mean(tokens, planning_M * entropy_M),
+        planning_surprise=_mean(tokens, planning_M * -logprobs_M),
+        planning_top=_mean(tokens, planning_M & (entropy_M >= floor)),
+    )
 
 
 def measure_ratios(stats: LossStats, ratio_M: Tensor, old_M: Tensor, tokens: Tokens, config: LossConfig) -> LossStats:

@@ -63,11 +63,12 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Log-probs of the masked tokens, without gradients."""
+    """Log-probs of the masked tokens, or the entropies there, without gradients."""
 
     packs: tuple[MicroBatch, ...]
     reference: bool = False
     """Under the reference model instead of the current weights."""
+    entropy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,16 @@ class LossStats:
     """Mean over tokens, in nats."""
     kl: float | None = None
     """Mean estimated divergence from the reference model; None where there is none."""
+    surprise: float = 0.0
+    """Mean - log pi."""
+    planning: float = 0.0
+    """Share of planning tokens (planning.py); what follows are sums over them alone, of the same weights."""
+    execution: float = 0.0
+    """Share of the others."""
+    planning_entropy: float = 0.0
+    planning_surprise: float = 0.0
+    planning_top: float = 0.0
+    """Of those whose entropy is in the highest 30 % of their micro-batch."""
     ratio_max: float = 0.0
     delta_max: float = 0.0
 
@@ -182,20 +193,41 @@ def split_minibatches(groups: Sequence[str], size: int, seed: tuple[int, int]) -
     return [part.tolist() for part in np.array_split(order, max(1, math.ceil(len(groups) / size)))]
 
 
+def measure_phases(stats: LossStats) -> dict[str, float]:
+    """Planning and execution tokens apart: mean entropy (nats), and perplexity relative to that of all tokens; one that has no token is
+    left out. Only ratios are taken: `stats` may be a sum over steps."""
+    total = stats.execution + stats.planning
+    metrics: dict[str, float] = {}
+    for name, share, entropy, surprise in (
+        ("planning", stats.planning, stats.planning_entropy, stats.planning_surprise),
+        ("execution", stats.execution, stats.entropy - stats.planning_entropy, stats.surprise - stats.planning_surprise),
+    ):
+        if share > 0:
+            metrics[f"{name}/entropy"] = entropy / share
+            metrics[f"{name}/relative_perplexity"] = math.exp(surprise / share - stats.surprise / total)
+    if stats.planning > 0:
+        metrics["planning/top_entropy_share"] = stats.planning_top / stats.planning
+    return metrics
+
+
 def summarise_steps(replies: Sequence[TrainReport], objective: Objective, copies: int = 1) -> dict[str, float]:
     """Metrics of a call: over ranks first, then the mean over its optimiser steps; fine-tuning has no ratio and no clip.
 
     copies: that many ranks in a row report the same micro-batches (sequence parallelism).
     """
     steps = [merge_stats([reply.steps[index].stats for reply in replies[::copies]]) for index in range(len(replies[0].steps))]
-    known = [name for name, value in asdict(steps[0]).items() if value is not None]
+    known = [name for name, value in asdict(steps[0]).items() if value is not None and not name.startswith(("planning", "execution"))]
     names = known if objective == "policy" else ["loss", "entropy"]
     metrics = {f"loss/{name}": float(np.mean([asdict(step)[name] for step in steps])) for name in names}
     norms = [step.grad_norm for step in replies[0].steps]
-    return metrics | {
-        "optim/steps": float(len(steps)),
-        "optim/lr": replies[0].steps[-1].lr,
-        "optim/grad_norm": float(np.mean(norms)),
-        "optim/grad_norm_max": max(norms),
-        "optim/peak_memory_gb": sum(reply.peak_memory_gb for reply in replies),
-    }
+    return (
+        metrics
+        | measure_phases(merge_stats(steps))
+        | {
+            "optim/steps": float(len(steps)),
+            "optim/lr": replies[0].steps[-1].lr,
+            "optim/grad_norm": float(np.mean(norms)),
+            "optim/grad_norm_max": max(norms),
+            "optim/peak_memory_gb": sum(reply.peak_memory_gb for reply in replies),
+        }
+    )

@@ -52,6 +52,8 @@ class MicroBatch:
     reference_M: np.ndarray | None
     advantages_M: np.ndarray
     weights_M: np.ndarray
+    planning_M: np.ndarray | None = None
+    """bool; None = no sample of it was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def _lay_out(rows: list[int], samples: Sequence[Sample], weights_S: np.ndarray, 
         return np.concatenate([array[tokens] for array, tokens in zip(arrays, scored, strict=True)])
 
     counts = [len(tokens) for tokens in scored]
+    plans = [sample.planning_T for sample in chosen if sample.planning_T is not None]
     return MicroBatch(
         ids_N=tree.ids_N,
         positions_N=tree.positions_N,
@@ -111,4 +114,5 @@ def _lay_out(rows: list[int], samples: Sequence[Sample], weights_S: np.ndarray, 
         reference_M=None if known.reference is None else pick(known.reference),
         advantages_M=pick([sample.advantages_T for sample in chosen]),
         weights_M=np.repeat(weights_S[rows], counts).astype(np.float32),
+        planning_M=pick(plans) if len(plans) == len(chosen) else None,
     )

@@ -85,7 +85,7 @@ def obey(shop: Workshop, command: Command) -> Any:
             with awake(shop.engine, shop.setup.learner):
                 return train(shop, command)
         case Score():
-            return [score(shop, pack, reference=command.reference) for pack in command.packs]
+            return [score(shop, pack, command) for pack in command.packs]
         case Export():
             return export_weights(shop, command)
         case Send():
@@ -233,6 +233,7 @@ def compute_loss(shop: Workshop, pack: MicroBatch, objective: Objective) -> tupl
         weights_M=put(pack.weights_M),
         sequences_M=put(pack.sequences_M),
         reference_M=put(pack.reference_M),
+        planning_M=put(pack.planning_M),
     )
     match objective:
         case "policy":
@@ -260,15 +261,15 @@ def forward(shop: Workshop, pack: MicroBatch, temperature: float, scorer: Any) -
     return scores
 
 
-def score(shop: Workshop, pack: MicroBatch, *, reference: bool) -> np.ndarray:
-    """Log-probs of the scored tokens, shape (M,)."""
+def score(shop: Workshop, pack: MicroBatch, command: Score) -> np.ndarray:
+    """Log-probs of the scored tokens, or entropies there, shape (M,)."""
     import torch
 
-    silenced = without_adapters(shop.model) if reference and shop.setup.learner.lora else nullcontext()
-    scorer = shop.reference if reference and shop.reference else shop.engine
+    silenced = without_adapters(shop.model) if command.reference and shop.setup.learner.lora else nullcontext()
+    scorer = shop.reference if command.reference and shop.reference else shop.engine
     with torch.no_grad(), silenced:
-        logprobs_M, _ = forward(shop, pack, shop.setup.temperature, scorer)
-    scores_M: np.ndarray = logprobs_M.float().cpu().numpy()
+        logprobs_M, entropy_M = forward(shop, pack, shop.setup.temperature, scorer)
+    scores_M: np.ndarray = (entropy_M if command.entropy else logprobs_M).float().cpu().numpy()
     return scores_M
 
 

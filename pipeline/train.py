@@ -29,11 +29,12 @@ from .collect import Schedule, collect
 from .config import Config
 from .held_out import evaluate_held_out, is_evaluated
 from .journal import Journal
+from .planning import emphasise, plan_batch
 from .prefix import load_prefixes
 from .publish import measure_weights, passing_folder, publish
 from .rollout import Rig
 from .sinks import open_sinks
-from .stages.hindsight import learn, plan_lesson
+from .stages.hindsight import Lesson, learn, plan_lesson
 from .staleness import measure_staleness
 from .telemetry import Clock, Yardstick, measure_rollout, measure_speed
 from .types import Batch, Group, Learner, Policy
@@ -93,13 +94,13 @@ async def train(config: Config, journal: Journal, world: World) -> None:
 async def update(config: Config, journal: Journal, world: World, groups: Sequence[Group], clock: Clock) -> dict[str, float]:
     """Learn from the groups of a step, publish and save; without a signal nothing changes."""
     lesson = plan_lesson(config, world.rig, world.tasks, groups, world.policy.version)
-    batch = lesson.batch
-    journal.record_batch(groups[0].step, lesson.digest, batch.fates)
-    metrics = {**batch.metrics, **measure_staleness(groups, world.policy.version, config.train)}
+    journal.record_batch(groups[0].step, lesson.digest, lesson.batch.fates)
+    batch, plans = plan_batch(lesson.batch, groups, world.rig.chat, config.planning)
+    metrics = {**batch.metrics, **plans, **measure_staleness(groups, world.policy.version, config.train)}
     if not batch.samples:
         return metrics
     async with world.asleep():
-        metrics |= await asyncio.to_thread(learn, world.learner, lesson)
+        metrics |= await asyncio.to_thread(teach, config, world.learner, replace(lesson, batch=batch), groups[0].step)
     clock.lap("learn")
     metrics |= await publish_step(config, journal, world, batch)
     clock.lap("publish")
@@ -108,6 +109,12 @@ async def update(config: Config, journal: Journal, world: World, groups: Sequenc
         await asyncio.to_thread(world.learner.export, journal.run / "weights")
         clock.lap("save")
     return metrics
+
+
+def teach(config: Config, learner: Learner, lesson: Lesson, step: int) -> dict[str, float]:
+    """One step of the learner, with planning.emphasis where there is any."""
+    batch = emphasise(lesson.batch, config.planning, learner, (config.train.seed, step))
+    return learn(learner, replace(lesson, batch=batch))
 
 
 def warn(journal: Journal, step: int) -> None:
@@ -175,7 +182,8 @@ async def resume(config: Config, journal: Journal, world: World) -> None:
         if journal.batch(step) is not None:
             journal.record_batch(step, lesson.digest, lesson.batch.fates)
         if lesson.batch.samples:
-            await asyncio.to_thread(learn, world.learner, lesson)
+            batch, _ = plan_batch(lesson.batch, journal.groups(step), world.rig.chat, config.planning)
+            await asyncio.to_thread(teach, config, world.learner, replace(lesson, batch=batch), step)
     with open_passage(config, journal, world) as folder:
         await asyncio.to_thread(world.learner.export, folder, whole=False)
         await world.policy.load(folder, _version(steps[max(steps)]))

@@ -193,6 +193,8 @@ class Sample:
     """float32: engine log-probs"""
     advantages_T: np.ndarray
     """float32"""
+    planning_T: np.ndarray | None = None
+    """bool: part of a strategic gram (planning.py), and carries loss; None: not looked at. No part of the digest: it changes no update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +271,10 @@ class Learner(Protocol):
 
     def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         """log p of each token under the current weights, shape (T,) each, 0 at t = 0; at the sampling temperature."""
+        ...
+
+    def entropies(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """The entropy, in nats, of the distribution at each token that carries loss, shape (T,) each, 0 elsewhere."""
         ...
 
     def export(self, folder: Path, *, whole: bool = True) -> Digests:

@@ -444,6 +444,11 @@ ELSEWHERE = {
     "credit.min_std": "test_srl.test_a_group_whose_rewards_hardly_differ_carries_no_signal",
     "rft.per_task": "test_demonstrations.test_fine_tuning_reads_per_task_and_leaves_other_tasks_out",
     "rollout.demonstration": "test_demonstrations.test_an_episode_shows_a_demonstration_and_is_trained_on_without_it",
+    "planning.grams": "test_planning.test_without_a_gram_the_batch_is_the_same_to_the_bit_and_that_is_told",
+    "planning.emphasis": "test_planning.test_a_positive_advantage_becomes_1_2_and_a_negative_one_minus_0_8",
+    "planning.alpha": "test_planning.test_without_alpha_the_batch_is_the_same_to_the_bit",
+    "planning.top": "test_planning.test_entropy_topk_takes_the_most_uncertain_tokens_with_loss",
+    "planning.cap": "test_planning.test_too_many_planning_tokens_leave_out_the_gram_that_covers_most",
     "reward.flip": "test_reward.test_the_loop_learns_by_a_noisy_channel_and_logs_the_truth",
     **{
         f"hindsight.{key}": "test_hindsight.test_the_two_parts_add_up_with_their_weights_and_one_alone_is_itself"

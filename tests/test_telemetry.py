@@ -16,7 +16,7 @@ from pipeline.peak import find_peak, make_yardstick, measure_cpu
 from pipeline.telemetry import Clock, Yardstick, measure_rollout, measure_speed
 from pipeline.train import World, train
 from pipeline.types import Batch, Completion, Episode, Group, Stop, Turn
-from tests.toy_loop import CHAT, TEXTS, DyingLearner, make_config, make_task, make_world
+from tests.toy_loop import CHAT, RIGHT, TEXTS, DyingLearner, make_config, make_task, make_world
 
 METRICS = Path(__file__).parent.parent / "docs" / "METRICS.md"
 
@@ -30,12 +30,13 @@ class ReportingLearner(SoftmaxLearner):
 
     def step(self, batch: Batch) -> dict[str, float]:
         super().step(batch)
-        reports = [TrainReport((StepReport(LossStats(entropy=1.0, kl=0.1), 1.0, 1e-6),), 0.5)]
+        reports = [TrainReport((StepReport(LossStats(entropy=1.0, kl=0.1, planning=0.2, execution=0.8), 1.0, 1e-6),), 0.5)]
         return summarise_steps(reports, "policy") | {"optim/computed_tokens": 100.0}
 
 
 def reporting_world() -> World:
-    return replace(make_world(learner=ReportingLearner(CHAT, TEXTS)), held_out=[make_task(9)], yardstick=Yardstick(6e6, 1e12))
+    texts = ("Let me look at it.\n" + RIGHT, *TEXTS[1:])
+    return replace(make_world(texts, ReportingLearner(CHAT, texts)), held_out=[make_task(9)], yardstick=Yardstick(6e6, 1e12))
 
 
 async def test_a_run_writes_every_listed_metric_and_no_other(tmp_path: Path) -> None:

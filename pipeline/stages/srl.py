@@ -19,7 +19,7 @@ from tasks import Outcome, Task, Verdict
 
 from ..action import FormatError
 from ..actor import choose_tasks, open_chat
-from ..config import Config, CreditConfig, RewardConfig, SrlConfig
+from ..config import Config, CreditConfig, PlanningConfig, RewardConfig, SrlConfig
 from ..journal import Journal
 from ..learner import DeepSpeedLearner, check_setup
 from ..prefix import retell
@@ -55,6 +55,7 @@ def srl_config(config: Config, srl: SrlConfig) -> Config:
         "credit": CreditConfig(kind="episode", filter_on="shaped", min_std=srl.min_std),
         "reward": RewardConfig(),
         "hindsight": None,
+        "planning": PlanningConfig(grams=config.planning.grams, cap=config.planning.cap),
         "optim": config.optim.model_copy(update={"lr": srl.lr, "batch_episodes": srl.batch * srl.answers}),
         "train": config.train.model_copy(update={"steps": srl.steps, "eval_every": 0}),
     }
