@@ -77,7 +77,7 @@ def test_u2_long_and_short_episodes_share_the_gradient_by_tokens():
 def test_rows_of_weight_zero_leave_no_trace_in_the_metrics():
     terms = tokens([0.0, -9.0], [1.0, 1.0], weights=[1.0, 0.0], engine=[0.0, 0.0])
     stats = policy_loss(torch.zeros(2), torch.ones(2), terms, CONFIG)[1]
-    assert stats == LossStats(loss=-1, ratio_mean=1, correction_mean=1, entropy=1, ratio_max=1)
+    assert stats == LossStats(loss=-1, ratio_mean=1, correction_mean=1, entropy=1, execution=1, ratio_max=1)
 
 
 def naive_scores(hidden, weight, targets, temperature):
