@@ -36,18 +36,38 @@ class Said:
     calls: tuple[ToolCall, ...]
     """Of theirs; () where the text itself holds the action."""
     observation: str
+    fenced: bool = True
+    """Whether a fence may hold an action: not in a trajectory that has another form for them."""
 
     @property
     def thought(self) -> str:
         """The text without the action in it, and without fences, in which our actions stand."""
-        rest = self.text if self.calls else _FENCED.sub("", _FUNCTION.sub("", self.text))
-        return _FENCE.sub("", rest).strip()
+        rest = self.text if self.calls else _FUNCTION.sub("", self.text)
+        return _FENCE.sub("", _FENCED.sub("", rest) if self.fenced and not self.calls else rest).strip()
 
 
 def actions_of(said: Said) -> list[ToolCall]:
     """The actions in our tools; [] where there is none."""
-    theirs = said.calls or [*map(_read_function, _FUNCTION.findall(said.text))] or [*map(command_of, _FENCED.findall(said.text))]
+    theirs = said.calls or [*map(_read_function, _FUNCTION.findall(said.text))]
+    if not theirs and said.fenced:
+        theirs = [*map(command_of, _FENCED.findall(said.text))]
     return [translate(call) for call in theirs if call.name]
+
+
+def has_functions(text: str) -> bool:
+    """Whether a text holds an action as <function=...>."""
+    return _FUNCTION.search(text) is not None
+
+
+def read_arguments(name: str, text: str) -> ToolCall:
+    """A call whose arguments are JSON: values that are no text are told as JSON. UnknownTool where they are not an object."""
+    try:
+        values = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        raise UnknownTool(f"{name}, whose arguments are not JSON") from None
+    if not isinstance(values, dict):
+        raise UnknownTool(f"{name}, whose arguments are no object")
+    return ToolCall(name, {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()})
 
 
 def translate(call: ToolCall) -> ToolCall:
@@ -70,7 +90,7 @@ def command_of(line: str) -> ToolCall:
     if name in ENDS and not rest:
         return ToolCall("submit", {})
     if name in REQUIRED and rest.startswith("{"):  # as `greengrad export` writes them
-        return ToolCall(name, dict(json.loads(rest)))
+        return read_arguments(name, rest)
     if name in EDITORS:
         return ToolCall(name, _words(rest))
     return ToolCall(name if name in COMMANDS else "bash" if line else "", {"command": line})

@@ -8,6 +8,7 @@ verdict's reason says whose word it is. Texts are told in bytes; whoever trains 
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 from tasks import Outcome, Task, Verdict, read_rows
 
 from .action import ActionFormat, FormatError, render
-from .foreign import Said, UnknownTool, actions_of, command_of
+from .foreign import Said, UnknownTool, actions_of, command_of, has_functions, read_arguments
 from .journal import Journal
 from .prompt import ByteTemplate, Chat
 from .tools import clip
@@ -40,6 +41,8 @@ class Trajectory:
     """None: nothing says so."""
     patch: str
     turns: tuple[Said, ...]
+    unknown: str = ""
+    """What stands there in place of an action, where one of them cannot be read; there are no turns then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,8 @@ class Imported:
 
 def import_trajectories(sources: Sequence[str], tasks: Iterable[Task], run: Path, reading: Reading) -> Imported:
     """Write a new run folder. ValueError where a source cannot be read, or where nothing of all could be used."""
-    if (run / "journal.sqlite").exists():
-        raise ValueError(f"{run}: holds a run already; choose a new folder")
+    if (run / "journal.sqlite").exists() or (run.is_dir() and any(run.iterdir())):
+        raise ValueError(f"{run}: holds a run already, or something else; choose a new folder")
     of_task = {task.instance_id: task for task in tasks}
     left_out, episodes = Counter[str](), list[Episode]()
     for trajectory in (one for source in sources for one in read_source(source)):
@@ -77,11 +80,20 @@ def import_trajectories(sources: Sequence[str], tasks: Iterable[Task], run: Path
     if not episodes:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "they hold no trajectories"
         raise ValueError(f"{sources[0]}{' and others' if len(sources) > 1 else ''}: nothing can be used: {why}")
-    with Journal(run) as journal:
+    write_run(run, episodes)
+    return Imported(len(episodes), left_out)
+
+
+def write_run(run: Path, episodes: Sequence[Episode]) -> None:
+    """The folder, there whole or not at all."""
+    run = run.absolute()
+    partial = run.with_name(run.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with Journal(partial) as journal:
         for episode in episodes:
             journal.issue(episode.episode_id, episode.group_id, episode.instance_id, 0)
             journal.record_episode(episode, 0)
-    return Imported(len(episodes), left_out)
+    partial.replace(run)
 
 
 def tell(trajectory: Trajectory, of_task: Mapping[str, Task], reading: Reading, number: int) -> Episode | str:
@@ -93,16 +105,25 @@ def tell(trajectory: Trajectory, of_task: Mapping[str, Task], reading: Reading, 
         return "not resolved"
     if name is None:
         return "of tasks that are not in the suite"
-    if not trajectory.turns:
-        return "without a turn"
     try:
-        turns = tuple(tell_turns(trajectory.turns, of_task[name], reading))
+        if trajectory.unknown:
+            raise UnknownTool(trajectory.unknown)
+        turns = tuple(tell_turns(cut_after_submission(trajectory.turns), of_task[name], reading))
     except UnknownTool as unknown:
         return f"with an action that no tool here does ({unknown})"
+    if not any(turn.call for turn in turns):
+        return "without a turn that holds an action"
     why = f"resolved by the word of {trajectory.source}; not graded here"
     verdict = Verdict(name, Outcome.RESOLVED, why)
     stop = Stop.SUBMITTED if turns[-1].call and turns[-1].call.name == "submit" else Stop.MAX_TURNS
     return Episode(f"{name}.{number:05d}", name, name, turns, stop, trajectory.patch, verdict)
+
+
+def cut_after_submission(said: Sequence[Said]) -> Sequence[Said]:
+    """Without what was said after a submission that no other action follows."""
+    actions = [actions_of(one) for one in said]
+    last = max((place for place, calls in enumerate(actions) if calls), default=len(said) - 1)
+    return said[: last + 1] if said and [call.name for call in actions[last]] == ["submit"] else said
 
 
 def tell_turns(said: Sequence[Said], task: Task, reading: Reading) -> Iterator[Turn]:
@@ -134,7 +155,11 @@ def read_source(name: str) -> Iterator[Trajectory]:
     """The trajectories of one file, or of a data set of the hub; ValueError or FileNotFoundError where it holds none."""
     path = Path(name)
     if path.suffix == ".traj":
-        yield _of_traj(_object(name, path.read_text(encoding="utf-8")), path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        yield _of_traj(_object(name, text), path)
         return
     if path.exists() and path.suffix not in SUFFIXES:
         raise ValueError(f"{name}: {', '.join(SUFFIXES)} and .traj can be read")
@@ -146,10 +171,7 @@ def read_source(name: str) -> Iterator[Trajectory]:
 
 
 def _object(place: str, text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: not JSON: {error}") from None
+    found = _json(place, text)
     if not isinstance(found, dict):
         raise ValueError(f"{place}: must be an object")
     return found
@@ -157,62 +179,105 @@ def _object(place: str, text: str) -> dict[str, Any]:
 
 def _of_traj(row: Mapping[str, Any], path: Path) -> Trajectory:
     """SWE-agent's own file says nothing of a grade; one of ours (greengrad export) does."""
-    info = row.get("info") or {}
-    ours = info.get("greengrad") or {}
+    info = _inner(row.get("info"))
+    ours = _inner(info.get("greengrad"))
     steps = row.get("trajectory")
-    if not isinstance(steps, list):
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise ValueError(f"{path}: holds no trajectory")
-    said = tuple(
-        Said(str(step.get("thought", "")), (command_of(str(step.get("action", ""))),), _text(step.get("observation"))) for step in steps
-    )
-    reward = ours.get("reward")
-    return Trajectory(
-        path.name, ours.get("instance_id") or path.stem, None if reward is None else reward == 1.0, info.get("submission") or "", said
-    )
+    head = path.name, _text(ours.get("instance_id")) or path.stem, read_resolved(ours.get("reward")), _text(info.get("submission"))
+    try:
+        said = tuple(
+            Said(_text(step.get("thought")), (command_of(_text(step.get("action"))),), _text(step.get("observation"))) for step in steps
+        )
+    except UnknownTool as unknown:
+        return Trajectory(*head, (), str(unknown))
+    return Trajectory(*head, said)
 
 
 def _of_messages(row: Mapping[str, Any], where: str) -> Trajectory:
-    messages = json.loads(row["messages"]) if isinstance(row["messages"], str) else row["messages"]
-    ours = row.get("metadata") or {}
-    name = row.get("instance_id") or ours.get("instance_id") or ""
-    resolved = row.get("resolved", ours.get("reward"))
+    messages = _json(where, row["messages"])
+    if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
+        raise ValueError(f"{where}: its messages are no list of objects")
+    ours = _inner(row.get("metadata"))
+    name = _text(row.get("instance_id") or ours.get("instance_id"))
+    patch = _text(row.get("patch") or row.get("git_patch") or ours.get("patch"))
+    head = where, name, read_resolved(row.get("resolved", ours.get("reward"))), patch
     home = next((found[1] for one in messages if (found := _UPLOADED.search(_text(one.get("content"))))), HOME)
-    patch = row.get("patch") or row.get("git_patch") or ours.get("patch") or ""
-    return Trajectory(where, name, None if resolved is None else bool(resolved), patch, tuple(_pair(messages, home)))
+    try:
+        return Trajectory(*head, tuple(_pair(messages, home.rstrip("/") or HOME, where)))
+    except UnknownTool as unknown:
+        return Trajectory(*head, (), str(unknown))
 
 
-def _pair(messages: Sequence[Mapping[str, Any]], home: str) -> Iterator[Said]:
+def read_resolved(value: object) -> bool | None:
+    """Of a column: true or false, in letters as well, or a reward, of which 1 alone is resolved; None for anything else.
+
+    >>> read_resolved("False"), read_resolved(0.5), read_resolved(float("nan")), read_resolved("unknown")
+    (False, False, None, None)
+    """
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    if not isinstance(value, int | float) or value != value:
+        return None
+    return value == 1
+
+
+def _pair(messages: Sequence[Mapping[str, Any]], home: str, where: str) -> Iterator[Said]:
     """Each answer with what came back, paths below our home."""
-    for place, message in enumerate(messages):
-        if message.get("role") != "assistant":
-            continue
-        after = messages[place + 1] if place + 1 < len(messages) and messages[place + 1].get("role") in ("user", "tool") else {}
-        text, back = [_text(one.get("content")).replace(home, HOME) for one in (message, after)]
-        calls = [one["function"] for one in message.get("tool_calls") or ()]
-        given = tuple(ToolCallText(one["name"], str(one["arguments"]).replace(home, HOME)).read() for one in calls)
-        yield Said(text, given, back.removeprefix("OBSERVATION:\n"))
+    given = [_calls_of(message, home, where) if message.get("role") == "assistant" else () for message in messages]
+    fenced = not any(given) and not any(has_functions(_text(one.get("content"))) for one in messages if one.get("role") == "assistant")
+    for message, calls, after in zip(messages, given, [*messages[1:], {}], strict=True):
+        if message.get("role") == "assistant":
+            back = _text(after.get("content")) if after.get("role") in ("user", "tool") else ""
+            yield Said(move(_text(message.get("content")), home), calls, move(back, home).removeprefix("OBSERVATION:\n"), fenced)
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallText:
-    """A tool call as it stands in a message: its arguments are JSON in a string."""
+def _calls_of(message: Mapping[str, Any], home: str, where: str) -> tuple[ToolCall, ...]:
+    """The tool calls beside a message; their arguments are JSON in a string, or an object."""
+    found = message.get("tool_calls") or ()
+    functions = [_inner(one.get("function")) if isinstance(one, dict) else {} for one in found]
+    if not all(isinstance(one.get("name"), str) for one in functions):
+        raise ValueError(f"{where}: a tool call without a function's name")
+    texts = [one["arguments"] if isinstance(one.get("arguments"), str) else json.dumps(one.get("arguments") or {}) for one in functions]
+    calls = [read_arguments(one["name"], text) for one, text in zip(functions, texts, strict=True)]
+    return tuple(ToolCall(call.name, {key: move(_plain(value), home) for key, value in call.arguments.items()}) for call in calls)
 
-    name: str
-    arguments: str
 
-    def read(self) -> ToolCall:
-        """Its parts; ValueError where the arguments are not an object."""
-        try:
-            values = json.loads(self.arguments or "{}")
-        except ValueError as error:
-            raise ValueError(f"the arguments of {self.name} are not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"the arguments of {self.name} are no object")
-        return ToolCall(self.name, {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()})
+def move(text: str, home: str) -> str:
+    """The text with paths below our home; a path that only begins with the same letters stays.
+
+    >>> move("cat /app/a.py /application/b.py /srv/app/c.py", "/app")
+    'cat /testbed/a.py /application/b.py /srv/app/c.py'
+    """
+    return re.sub(rf"(?<![\w.]){re.escape(home)}(?![\w-]|\.\w)", HOME, text)
+
+
+def _json(place: str, value: Any) -> Any:
+    """What a column holds, which may be JSON in a string; ValueError where it is neither."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: not JSON: {error}") from None
+
+
+def _inner(value: Any) -> Mapping[str, Any]:
+    """An object inside of a row, in a string or not; empty where there is none."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _text(content: Any) -> str:
     """A message's text, of parts as well."""
     if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return str(content or "")
+        return _plain("\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict)))
+    return _plain("" if content is None else str(content))
+
+
+def _plain(text: str) -> str:
+    """Text that can be encoded: half of a surrogate pair, which JSON can hold, is a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -254,7 +254,7 @@ def test_what_we_export_comes_back_as_it_was(tmp_path: Path, form: Any) -> None:
 BAD: list[tuple[Callable[[], dict[str, Any]], str]] = [
     (lambda: openhands(resolved=False), "1 not resolved"),
     (lambda: openhands(instance_id="elsewhere-1"), "1 of tasks that are not in the suite"),
-    (lambda: openhands(messages=START), "1 without a turn"),
+    (lambda: openhands(messages=START), "1 without a turn that holds an action"),
     (lambda: openhands(messages=[*START, message("assistant", "", ("browse", {"url": "x"}))]), r"no tool here does \(browse\)"),
     (
         lambda: openhands(messages=[*START, message("assistant", "", ("str_replace_editor", {"command": "undo_edit", "path": "x"}))]),
@@ -264,6 +264,7 @@ BAD: list[tuple[Callable[[], dict[str, Any]], str]] = [
         lambda: openhands(messages=[*START, message("assistant", "", ("bash", {"command": "a"}), ("bash", {"command": "b"}))]),
         "several actions in a turn",
     ),
+    (lambda: openhands(messages=[*START, message("assistant", "I am done.")]), "1 without a turn that holds an action"),
 ]
 
 
@@ -301,6 +302,104 @@ def test_the_command_tells_what_it_left_out(tmp_path: Path, suite: Suite, capsys
     told = capsys.readouterr().out
     assert "run: 1 episodes" in told and "left out: 1 not resolved" in told and "left out: 1 of tasks that are not in the suite" in told
     assert main(words) == 2 and "holds a run already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["False", "false", 0.5, 2, -1, 0])
+def test_what_a_column_says_is_not_resolved_is_not(tmp_path: Path, value: Any) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([openhands(resolved=value), openhands()]))
+    found = import_trajectories([str(tmp_path / "rows.json")], SUITE, tmp_path / "run", Reading(trust=True))
+    assert (found.episodes, dict(found.left_out)) == (1, {"not resolved": 1})
+
+
+@pytest.mark.parametrize("value", ["no", "0", [], None, float("nan")])
+def test_what_a_column_does_not_say_nobody_says(tmp_path: Path, value: Any) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([openhands(resolved=value), openhands(resolved="True")]))
+    found = import_trajectories([str(tmp_path / "rows.json")], SUITE, tmp_path / "run", Reading())
+    assert found.episodes == 1 and sum(found.left_out.values()) == 1
+
+
+def import_one(folder: Path, *said: dict[str, Any], start: list[dict[str, Any]] = START) -> list[ToolCall | None]:
+    (folder / "rows.json").write_text(json.dumps([openhands(messages=[*start, *said])]))
+    import_trajectories([str(folder / "rows.json")], SUITE, folder / "run", Reading())
+    with Journal(folder / "run", readonly=True) as journal:
+        (episode,) = journal.episodes()
+    return [turn.call for turn in episode.turns]
+
+
+LOOK, FINISH = message("assistant", "", ("bash", {"command": "ls"})), message("assistant", "", ("finish", {}))
+
+
+def test_only_paths_below_their_home_are_moved(tmp_path: Path) -> None:
+    start = [message("user", "<uploaded_files>\n/app/\n</uploaded_files>")]
+    command = "cd /app && cat /app/a.py /application/b.py /srv/app/c.py\n/app/run"
+    moved, _ = import_one(tmp_path, message("assistant", "", ("bash", {"command": command})), FINISH, start=start)
+    assert moved == ToolCall("bash", {"command": "cd /testbed && cat /testbed/a.py /application/b.py /srv/app/c.py\n/testbed/run"})
+
+
+def test_a_fence_in_a_trajectory_with_tool_calls_is_no_action(tmp_path: Path) -> None:
+    said = message("assistant", "I could:\n```\nrm -rf build\n```"), message("user", "Call a tool.")
+    assert import_one(tmp_path, LOOK, *said, FINISH) == [ToolCall("bash", {"command": "ls"}), None, ToolCall("submit", {})]
+
+
+def test_words_after_a_submission_do_not_undo_it(tmp_path: Path) -> None:
+    assert import_one(tmp_path, LOOK, FINISH, message("assistant", "It is fixed."))[-1] == ToolCall("submit", {})
+
+
+def test_half_a_surrogate_pair_is_no_text_that_a_tokenizer_refuses(tmp_path: Path) -> None:
+    (call,) = import_one(tmp_path, message("assistant", "\ud800", ("bash", {"command": "echo \udc00"})))
+    assert call == ToolCall("bash", {"command": "echo ?"})
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]", "[" * 100_000])
+def test_arguments_that_cannot_be_read_cost_their_trajectory_and_not_the_others(tmp_path: Path, arguments: str) -> None:
+    bad = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "bash", "arguments": arguments}}]}
+    (tmp_path / "rows.json").write_text(json.dumps([openhands(messages=[*START, bad]), openhands()]))
+    found = import_trajectories([str(tmp_path / "rows.json")], SUITE, tmp_path / "run", Reading())
+    (reason,) = found.left_out
+    assert found.episodes == 1 and "bash, whose arguments are" in reason
+
+
+@pytest.mark.parametrize("steps", ["bash {a", "str_replace_editor", "str_replace_editor view 'a"])
+def test_a_command_line_that_cannot_be_read_costs_its_trajectory_alone(tmp_path: Path, steps: str) -> None:
+    (tmp_path / "0").mkdir()
+    files = [write_traj(tmp_path / "0" / "toy-0.traj", [(steps, "")]), write_traj(tmp_path / "toy-0.traj", STEPS)]
+    found = import_trajectories(files, SUITE, tmp_path / "run", Reading(trust=True))
+    assert found.episodes == 1 and sum(found.left_out.values()) == 1
+
+
+ODD: list[dict[str, Any]] = [
+    *({"messages": value} for value in ("{", None, 3, {"a": 1}, ["a"])),
+    *({"messages": [{"role": "assistant", "tool_calls": calls}]} for calls in ("abc", [1], [{"x": 1}], [{"function": {"name": 1}}])),
+]
+
+
+@pytest.mark.parametrize("row", ODD)
+def test_a_row_of_another_shape_is_one_line_that_names_it(tmp_path: Path, row: Any, suite: Suite, capsys: Any) -> None:
+    (tmp_path / "x.json").write_text(json.dumps([openhands(**row)]))
+    assert main(["import", str(tmp_path / "x.json"), "--tasks", str(suite.path), "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err.strip()
+    assert "x.json:1" in told and "\n" not in told
+
+
+def test_metadata_and_names_may_be_of_any_type(tmp_path: Path) -> None:
+    row = {key: value for key, value in openhands(metadata=json.dumps({"reward": 1.0}), patch=None).items() if key != "resolved"}
+    (tmp_path / "rows.json").write_text(json.dumps([row, openhands(instance_id=3), openhands(metadata=[1])]))
+    found = import_trajectories([str(tmp_path / "rows.json")], SUITE, tmp_path / "run", Reading())
+    assert (found.episodes, dict(found.left_out)) == (2, {"of tasks that are not in the suite": 1})
+
+
+def test_an_import_is_there_whole_and_touches_no_folder_of_others(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([openhands()]))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("x")
+    with pytest.raises(ValueError, match="or something else; choose a new folder"):
+        import_trajectories([str(tmp_path / "rows.json")], SUITE, tmp_path / "mine", Reading())
+    with Journal(tmp_path / "run.partial") as journal:
+        journal.issue("of a killed import", "g", "t", 0)
+    import_trajectories([str(tmp_path / "rows.json")], SUITE, tmp_path / "run", Reading())
+    with Journal(tmp_path / "run", readonly=True) as journal:
+        assert list(journal.ledger().issued) == ["toy-0.00000"]
+    assert not (tmp_path / "run.partial").exists()
 
 
 def test_an_observation_is_clipped_as_ours_are(tmp_path: Path) -> None:
