@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.journal import Journal
@@ -41,3 +42,40 @@ def test_srl_then_reinforcement(learned: Path) -> None:
         assert stage.steps()[0]["batch/kept_groups"] == 2 and stage.steps()[0]["train/version"] == 1
         assert list(journal.steps()) == [0] and all(episode.verdict for episode in journal.episodes())
     assert (folder / "srl" / "model" / "model.safetensors").is_file()
+
+
+def test_rejection_fine_tuning_on_what_was_collected_with_a_demonstration(learned: Path) -> None:
+    """Collected by the expert, whose prompts begin with another task's episode; trained on without it."""
+    greengrad(learned, "rollout", learned / "gold.yaml", run="shown", **{"model.path": "blank", "rollout.demonstration": "gold"})
+    with Journal(learned / "shown", readonly=True) as journal:
+        assert all(len(episode.turns[0].prompt) > len(episode.plain_start) > 0 for episode in journal.episodes())
+    folder = run(learned, "rft", "blank", **{"rft.episodes": "shown", "rft.per_task": "1"})
+    with Journal(folder, readonly=True) as journal:
+        assert list(journal.steps()) == [0] and journal.steps()[0]["loss/loss"] > 0
+    assert (folder / "model" / "model.safetensors").is_file()
+
+
+STEPS = {
+    "ms_grpo": {"rollout.group_size": "8", "rollout.temperature": "1.5"},
+    "hicra": {"planning.grams": "grams.txt"},
+    "hindsight": {},
+    "reward_study": {"reward.kind": "noise"},
+}
+"""What each needs beside the size of a step."""
+MEASURED = {
+    "ms_grpo": "batch/advantage_abs_mean",
+    "hicra": "planning/entropy",
+    "hindsight": "hindsight/turns",
+    "reward_study": "reward/gap",
+}
+"""A metric that shows that the method was at work."""
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_method_takes_a_step(learned: Path, name: str) -> None:
+    (learned / "grams.txt").write_text("i look at\nhere is the bug\ni fix it\n")
+    folder = run(learned, name, **ONE_STEP | {"policy.engines": "1"} | STEPS[name])
+    with Journal(folder, readonly=True) as journal:
+        (metrics,) = journal.steps().values()
+    assert metrics["train/version"] == 1 and metrics["optim/grad_norm"] > 0
+    assert np.isfinite(metrics[MEASURED[name]]) and metrics["execution/entropy"] > 0
