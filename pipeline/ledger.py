@@ -5,18 +5,22 @@ again from the run's configuration: the same samples to the bit, the same fate f
 """
 
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import Outcome
+from tasks import Outcome, load_suite
 
+from .actor import open_chat
 from .config import Config
 from .config_io import load_config
 from .evaluate import AGAIN
 from .journal import EpisodeRow, Journal, LedgerRows
-from .staleness import StaleError, make_batch
+from .prompt import ByteTemplate, Chat
+from .stages.hindsight import Source, plan_lesson
+from .staleness import StaleError
 from .types import Episode
 
 
@@ -125,6 +129,7 @@ def check_steps(journal: Journal, steps: Mapping[int, Mapping[str, float]]) -> I
 def check_batches(journal: Journal, found: LedgerRows, config: Config | None, notes: list[str]) -> Iterator[str]:
     """Every episode of a committed step was trained on or dropped, once and for the reason that its batch gives again."""
     unrecorded = 0
+    source = open_source(config, notes) if config else None
     for step in journal.steps():
         groups, recorded = journal.groups(step), journal.batch(step)
         names = {episode.episode_id for group in groups for episode in group.episodes}
@@ -135,7 +140,7 @@ def check_batches(journal: Journal, found: LedgerRows, config: Config | None, no
         yield from (f"{name}: finished in step {step}, neither trained nor dropped" for name in sorted(names - set(fates)))
         yield from (f"{name}: trained or dropped in step {step}, and not in the record" for name in sorted(set(fates) - names))
         yield from check_versions(step, journal.steps(), [episode for group in groups for episode in group.episodes])
-        if config is None:
+        if config is None or source is None:
             continue
         yield from (
             f"{group.group_id}: {len(group.episodes)} episodes of {config.rollout.group_size}"
@@ -143,21 +148,33 @@ def check_batches(journal: Journal, found: LedgerRows, config: Config | None, no
             if len(group.episodes) != config.rollout.group_size
         )
         try:
-            batch = make_batch(config, groups, version_before(step, journal.steps()))
-        except StaleError as error:
+            lesson = plan_lesson(config, source, groups, version_before(step, journal.steps()))
+        except (StaleError, ValueError) as error:
             yield f"step {step}: {error}"
             continue
-        if batch.digest != recorded:
+        if lesson.digest != recorded:
             yield f"step {step}: its batch, made again, is another one than was trained on"
         yield from (
             f"{name}: {fates[name]} in step {step}, but its batch, made again, says {fate}"
-            for name, fate in batch.fates.items()
+            for name, fate in lesson.batch.fates.items()
             if fates.get(name, fate) != fate
         )
     if unrecorded:
         notes.append(f"{unrecorded} steps were made by an older version, which did not record batches")
     if config is None:
         notes.append("no config.yaml: batches are not made again")
+
+
+def open_source(config: Config, notes: list[str]) -> Source | None:
+    """What batches are made with beside the episodes, which without `hindsight` is nothing; None, and a note, where it is gone."""
+    if config.hindsight is None:
+        return Source(Chat(ByteTemplate()), 0, ())
+    try:
+        context = config.model.context if config.model else sys.maxsize
+        return Source(open_chat(config), context, load_suite(config.tasks.suite).tasks)
+    except (OSError, ValueError) as error:
+        notes.append(f"batches are not made again without the suite and the model's chat template: {error}")
+        return None
 
 
 def version_before(step: int, steps: Mapping[int, Mapping[str, float]]) -> int:

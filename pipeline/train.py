@@ -34,7 +34,7 @@ from .prefix import load_prefixes
 from .publish import measure_weights, passing_folder, publish
 from .rollout import Rig
 from .sinks import open_sinks
-from .stages.hindsight import Lesson, learn, plan_lesson
+from .stages.hindsight import Lesson, Source, learn, plan_lesson
 from .staleness import measure_staleness
 from .telemetry import Clock, Yardstick, measure_rollout, measure_speed
 from .types import Batch, Group, Learner, Policy
@@ -63,6 +63,11 @@ class World:
     """Learner and engine are on this machine: weights pass between them through its memory, not through the run folder."""
     restarts: int = 0
     """How often this process has opened the run's world again (recover.py)."""
+
+    @property
+    def source(self) -> Source:
+        """What batches are made with beside the episodes."""
+        return Source(self.rig.chat, self.rig.context, self.tasks)
 
 
 async def train(config: Config, journal: Journal, world: World) -> None:
@@ -93,7 +98,7 @@ async def train(config: Config, journal: Journal, world: World) -> None:
 
 async def update(config: Config, journal: Journal, world: World, groups: Sequence[Group], clock: Clock) -> dict[str, float]:
     """Learn from the groups of a step, publish and save; without a signal nothing changes."""
-    lesson = plan_lesson(config, world.rig, world.tasks, groups, world.policy.version)
+    lesson = plan_lesson(config, world.source, groups, world.policy.version)
     journal.record_batch(groups[0].step, lesson.digest, lesson.batch.fates)
     batch, plans = plan_batch(lesson.batch, groups, world.rig.chat, config.planning)
     metrics = {**batch.metrics, **plans, **measure_staleness(groups, world.policy.version, config.train)}
@@ -178,7 +183,7 @@ async def resume(config: Config, journal: Journal, world: World) -> None:
         if saved is not None and step <= _number(saved):
             continue
         version = _version(steps.get(step - 1, {"train/version": 0.0}))
-        lesson = plan_lesson(config, world.rig, world.tasks, journal.groups(step), version)
+        lesson = plan_lesson(config, world.source, journal.groups(step), version)
         if journal.batch(step) is not None:
             journal.record_batch(step, lesson.digest, lesson.batch.fates)
         if lesson.batch.samples:

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 
 from pipeline.codec import decode_episode, encode_episode
-from pipeline.config import Config, HindsightConfig
+from pipeline.config import Config, HindsightConfig, TasksConfig
+from pipeline.config_io import dump_config
 from pipeline.config_reward import JudgeConfig
 from pipeline.fake import SoftmaxLearner, find_answers
 from pipeline.hints import find_fault, find_secrets, leaks, rate_turn, read_hint
 from pipeline.journal import Journal
 from pipeline.jury import count_majority, open_jury, read_vote
-from pipeline.stages.hindsight import Lesson, learn, plan_lesson, reverse_kl, score_twins
+from pipeline.ledger import check_run
+from pipeline.stages.hindsight import Lesson, Source, learn, plan_lesson, reverse_kl, score_twins
 from pipeline.train import World, train
 from pipeline.types import Batch, Completion, Episode, Group, Sample, Stop, ToolCall, Turn
-from tasks import Outcome, Verdict
+from tasks import Outcome, Suite, Verdict, export_suite
 from tests.test_chat_policy import answer, serving
 from tests.toy_loop import CHAT, TEXTS, WRONG, make_config, make_task, make_world
 
@@ -59,8 +61,7 @@ def configured(**keys: object) -> Config:
 
 
 def planned(*episodes: Episode, task=TASK, context: int = 10_000, **keys: object) -> Lesson:  # type: ignore[no-untyped-def]
-    rig = replace(make_world().rig, context=context)
-    return plan_lesson(configured(**keys), rig, [task], [Group("g", TASK.instance_id, 0, episodes)], 0)
+    return plan_lesson(configured(**keys), Source(CHAT, context, [task]), [Group("g", TASK.instance_id, 0, episodes)], 0)
 
 
 class Reading(SoftmaxLearner):
@@ -340,7 +341,7 @@ async def test_a_judge_votes_on_every_turn_but_the_last_and_its_votes_are_kept(m
     assert {one["seed"] for one in asked} == {0, 1, 2}
     assert decode_episode(encode_episode(episode)) == episode
     config = configured(judge={"url": "http://x"}, votes=3)
-    lesson = plan_lesson(config, make_world().rig, [TASK], [Group("g", TASK.instance_id, 0, (episode,))], 0)
+    lesson = plan_lesson(config, Source(CHAT, 10_000, [TASK]), [Group("g", TASK.instance_id, 0, (episode,))], 0)
     assert sorted(set(lesson.batch.samples[0].advantages_T.tolist())) == [-1.0, 0.0, 1.0]
     assert lesson.batch.metrics["hindsight/votes"] == 6 and lesson.batch.metrics["hindsight/missing_votes"] == 0
 
@@ -356,7 +357,7 @@ async def test_a_judge_without_an_answer_gives_no_vote_and_no_zero(how: str, cap
         episode = await ask(judged(url, 1, attempts=1, request_seconds=0.2), chain((VIEW, "a", "one"), (EDIT, MISSED, "two"), END))
     assert [one.votes for one in episode.turns] == [(), (), ()] and "no vote in 2 of 2 answers" in caplog.text
     config = configured(judge={"url": "http://x"})
-    lesson = plan_lesson(config, make_world().rig, [TASK], [Group("g", TASK.instance_id, 0, (episode,))], 0)
+    lesson = plan_lesson(config, Source(CHAT, 10_000, [TASK]), [Group("g", TASK.instance_id, 0, (episode,))], 0)
     (sample,) = lesson.batch.samples
     assert not sample.advantages_T.any() and sample.mask_T.sum() == len(episode.turns[1].completion.ids), "the hint alone is left"
     metrics = lesson.batch.metrics
@@ -400,7 +401,12 @@ async def test_the_loop_trains_on_groups_that_all_failed_and_tells_what_it_saw(t
 @pytest.mark.parametrize("save_every", [1, 5])
 async def test_a_run_that_dies_trains_on_the_same_batches_to_the_same_weights(tmp_path: Path, save_every: int) -> None:
     config = configured()
-    config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 5, "save_every": save_every})})
+    export_suite(Suite(tmp_path, tuple(make_world().tasks)), "jsonl", tmp_path / "out")
+    keys = {
+        "train": config.train.model_copy(update={"steps": 5, "save_every": save_every}),
+        "tasks": TasksConfig(suite=tmp_path / "out" / "test.jsonl"),
+    }
+    config = config.model_copy(update=keys)
     whole, resumed = Reading(), Reading()
     with Journal(tmp_path / "whole") as journal:
         await train(config, journal, hinted_world(whole))
@@ -411,6 +417,9 @@ async def test_a_run_that_dies_trains_on_the_same_batches_to_the_same_weights(tm
         assert journal.batch(2) == batches[2] and journal.next_step == 2, "it was recorded before the step that it died in"
         await train(config, journal, hinted_world(resumed))
         assert [journal.batch(step) for step in range(5)] == batches
+    dump_config(config, tmp_path / "cut" / "config.yaml")
+    (ledger,) = check_run(tmp_path / "cut")
+    assert ledger.faults == () and ledger.notes == ()
     assert [one.digest for one in whole.seen][-len(resumed.seen) :] == [one.digest for one in resumed.seen]
     np.testing.assert_array_equal(whole.model.weights_A, resumed.model.weights_A)
 
@@ -418,7 +427,7 @@ async def test_a_run_that_dies_trains_on_the_same_batches_to_the_same_weights(tm
 async def test_without_the_section_a_batch_is_what_credit_makes(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         await train(make_config(1), journal, make_world())
-        lesson = plan_lesson(make_config(1), make_world().rig, [], journal.groups(0), 0)
+        lesson = plan_lesson(make_config(1), make_world().source, journal.groups(0), 0)
         assert lesson.twins == () and lesson.digest == lesson.batch.digest == journal.batch(0)
 
 

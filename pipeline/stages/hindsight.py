@@ -28,7 +28,6 @@ from ..config import Config, HindsightConfig
 from ..hints import Secrets, find_secrets, leaks, rate_turn, read_hint
 from ..jury import count_majority
 from ..prompt import Chat
-from ..rig import Rig
 from ..staleness import enter, make_batch
 from ..tools import clip
 from ..types import Batch, Episode, Group, Learner, Sample, Stop, Turn
@@ -76,6 +75,17 @@ class Lesson:
         return hashlib.sha256(f"{self.batch.digest} {hinted} {places} {self.weight} {self.bound}".encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a lesson is made with beside the episodes."""
+
+    chat: Chat
+    context: int
+    """Tokens of one episode: a turn that is longer with its hint has none."""
+    tasks: Sequence[Task]
+    """Whose answers no hint may tell."""
+
+
 @dataclass(slots=True)
 class Counts:
     """Of a step's turns."""
@@ -93,19 +103,18 @@ class Reader:
     """What episodes are read with."""
 
     config: HindsightConfig
-    chat: Chat
-    context: int
+    source: Source
     oldest: int
     """Tokens that an earlier version sampled carry no loss."""
     counts: Counts = field(default_factory=Counts)
 
 
-def plan_lesson(config: Config, rig: Rig, tasks: Sequence[Task], groups: Sequence[Group], version: int) -> Lesson:
+def plan_lesson(config: Config, source: Source, groups: Sequence[Group], version: int) -> Lesson:
     """What a step trains on: with `hindsight` all graded episodes, else the batch that credit makes. The same whenever it is made again."""
     if config.hindsight is None:
         return Lesson(make_batch(config, groups, version))
-    reader = Reader(config.hindsight, rig.chat, rig.context, version - config.train.max_lag)
-    known = {task.instance_id: task for task in tasks}
+    reader = Reader(config.hindsight, source, version - config.train.max_lag)
+    known = {task.instance_id: task for task in source.tasks}
     fresh, read, twins = enter(groups, version, config.train), list[CreditedGroup](), list[Twin]()
     for group in fresh:
         before = sum(len(one.samples) for one in read)
@@ -168,7 +177,7 @@ def rate(reader: Reader, turns: Sequence[Turn], index: int) -> int | None:
 
 def make_hinted(reader: Reader, secrets: Secrets, turns: Sequence[Turn], index: int) -> list[int] | None:
     """The prompt of a turn with its hint; None where there is none, where it says what must stay hidden, or where it does not fit."""
-    turn, counts, chat = turns[index], reader.counts, reader.chat
+    turn, counts, chat = turns[index], reader.counts, reader.source.chat
     hint = read_hint(turns, index) if reader.config.directive_weight else ""
     if not hint:
         return None
@@ -176,7 +185,7 @@ def make_hinted(reader: Reader, secrets: Secrets, turns: Sequence[Turn], index: 
         counts.leaked += 1
         return None
     prompt = chat.append(turn.prompt, HINT.format(hint=clip(hint, reader.config.hint_chars)))
-    if len(prompt) + len(turn.completion.ids) > reader.context:
+    if len(prompt) + len(turn.completion.ids) > reader.source.context:
         counts.overlong += 1
         return None
     counts.hinted += 1

@@ -21,10 +21,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from pipeline.config import Config, HindsightConfig, RolloutConfig, TasksConfig
+from pipeline.config import Config, HindsightConfig, TasksConfig
 from pipeline.prompt import ByteTemplate, Chat
-from pipeline.rig import Nowhere, Rig
-from pipeline.stages.hindsight import Lesson, learn, plan_lesson
+from pipeline.stages.hindsight import Lesson, Source, learn, plan_lesson
 from pipeline.types import Batch, Completion, Episode, Group, Sample, Stop, ToolCall, Turn
 from sandbox import Image
 from tasks import Outcome, Task, Verdict
@@ -117,9 +116,7 @@ def make_lesson(bandit: Bandit, hints: Sequence[str], weights: tuple[float, floa
     config = Config(
         tasks=TasksConfig(suite=Path("none")), hindsight=HindsightConfig(evaluative_weight=weights[0], directive_weight=weights[1])
     )
-    none = Nowhere()
-    rig = Rig(CHAT, none, none.diff, none.grade, RolloutConfig(), context=10_000, command_seconds=1, episode_seconds=1)
-    return plan_lesson(config, rig, [task], groups, 0)
+    return plan_lesson(config, Source(CHAT, 10_000, [task]), groups, 0)
 
 
 def make_episode(name: str, text: str, observation: str) -> Episode:
