@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.codec import decode_episode, encode_episode
-from pipeline.config import Config, HindsightConfig, TasksConfig
+from pipeline.config import Config, HindsightConfig, RolloutConfig, TasksConfig, TrainConfig
 from pipeline.config_io import dump_config
 from pipeline.config_reward import JudgeConfig
 from pipeline.fake import SoftmaxLearner, find_answers
@@ -422,6 +422,27 @@ async def test_a_run_that_dies_trains_on_the_same_batches_to_the_same_weights(tm
     assert ledger.faults == () and ledger.notes == ()
     assert [one.digest for one in whole.seen][-len(resumed.seen) :] == [one.digest for one in resumed.seen]
     np.testing.assert_array_equal(whole.model.weights_A, resumed.model.weights_A)
+
+
+async def test_a_resumed_run_asks_the_judge_about_no_turn_twice(tmp_path: Path) -> None:
+    rollout = RolloutConfig(tasks_per_step=2, group_size=2, max_turns=4)
+    config = configured(judge={"url": "http://x"}).model_copy(update={"train": TrainConfig(steps=3), "rollout": rollout})
+    with serving(lambda body: answer(f"VOTE: {'+1' if 'a + b' in body['messages'][1]['content'] else '-1'}")) as (url, asked):
+        async with open_jury(judged(url, 1)) as jury:
+            for learner in (Dying(), Reading()):
+                world = hinted_world(learner)
+                world = replace(world, rig=replace(world.rig, jury=jury, rollout=rollout))
+                with Journal(tmp_path) as journal:
+                    try:
+                        await train(config, journal, world)
+                    except KeyboardInterrupt:
+                        assert isinstance(learner, Dying) and journal.rows()
+            with Journal(tmp_path) as journal:
+                turns = [one for episode in journal.episodes() for one in episode.turns[:-1]]
+                steps = journal.steps().values()
+    assert len(steps) == 3 and len(asked) == len(turns) and all(len(one.votes) == 1 for one in turns)
+    assert sum(metrics["hindsight/votes"] for metrics in steps) == len(asked)
+    assert max(metrics["hindsight/good_rate"] for metrics in steps) > 0 == sum(metrics["hindsight/missing_votes"] for metrics in steps)
 
 
 async def test_without_the_section_a_batch_is_what_credit_makes(tmp_path: Path) -> None:
