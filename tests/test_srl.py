@@ -63,6 +63,16 @@ def test_a_reward_is_1_for_the_expert_s_action_minus_1_for_none_and_0_for_anothe
     assert 0.0 < far < near < 1.0
 
 
+def test_what_all_actions_of_a_tool_have_in_common_is_not_compared() -> None:
+    assert reward_action(ToolCall("bash", {"command": "ls"}), ToolCall("bash", {"command": "pwd"})) == 0.0
+    assert reward_action(ToolCall("view", {"path": "a"}), ToolCall("view", {"path": "b", "name": "c"})) == 0.0
+    edit = {"path": "calc.py", "old": "a - b", "new": "a + b"}
+    assert reward_action(ToolCall("edit", dict(reversed(edit.items()))), ToolCall("edit", edit)) == 1.0, "whatever their order in JSON"
+    assert reward_action(ToolCall("submit", {}), ToolCall("submit", {})) == 1.0
+    old = "x" * LONGEST
+    assert reward_action(ToolCall("edit", edit | {"old": old, "new": "other"}), ToolCall("edit", edit | {"old": old})) < 1.0
+
+
 @given(st.text(alphabet="abc .\n", max_size=200))
 def test_what_is_thought_before_the_action_is_irrelevant(thought: str) -> None:
     call = CHAT.parse(f"{thought}\n{render(BASH)}")

@@ -118,7 +118,7 @@ class Steps:
         except (PolicyError, ContextFull) as failure:
             why = f"{type(failure).__name__}: {failure}"
             return replace(episode, stop=Stop.INFRA, verdict=Verdict(task.instance_id, Outcome.INFRA, why), error=why)
-        return score_answer(replace(episode, turns=(read_answer(rig.chat, step, completion),)), step, rig.chat)
+        return score_answer(replace(episode, turns=(read_answer(rig.chat, step, completion),)), step)
 
 
 def read_answer(chat: Chat, step: Step, completion: Completion) -> Turn:
@@ -129,11 +129,10 @@ def read_answer(chat: Chat, step: Step, completion: Completion) -> Turn:
     return Turn(step.prompt, completion, call, "")
 
 
-def score_answer(episode: Episode, step: Step, chat: Chat) -> Episode:
+def score_answer(episode: Episode, step: Step) -> Episode:
     """The episode with its reward: how like the expert's its one action is."""
     turn = episode.turns[0]
-    reward = reward_action(turn.call or FormatError(turn.observation), step.action, chat.action_format)
-    return replace(episode, scored=Scored(reward))
+    return replace(episode, scored=Scored(reward_action(turn.call or FormatError(turn.observation), step.action)))
 
 
 @asynccontextmanager
