@@ -5,18 +5,18 @@ markers of an edit may be longer than seven for the same reason):
 
     ```view            ```edit              ```bash                 ```submit
     pkg/mod.py         pkg/mod.py           python -m pytest -q     ```
-    parse              <<<<<<<              ```
-    ```                old text
-                       =======
-                       new text
+    parse                  ```                old text
+                                              new text
                        >>>>>>>
                        ```
 
+Where the task is interactive, `ask_user` is one more: its text is the question.
 The other format, `tool_json`, is {"name": ..., "arguments": {...}} between <tool_call> tags (Qwen, Hermes, SmolLM).
 """
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, assert_never
@@ -27,6 +27,10 @@ ActionFormat = Literal["fenced", "tool_json"]
 
 REQUIRED = {"bash": ("command",), "view": ("path",), "edit": ("path", "old", "new"), "submit": ()}
 OPTIONAL = {"view": ("name", "lines")}
+ASK_USER = "ask_user"
+WITH_USER = REQUIRED | {ASK_USER: ("question",)}
+"""The tools of interactive tasks (user.py)."""
+Tools = Mapping[str, tuple[str, ...]]
 
 _FENCE = re.compile(r"(`{3,})([^`]*)")
 _RANGE = re.compile(r"\d+(-\d+)?")
@@ -49,13 +53,13 @@ class _Block:
     """Where it stands in the text, its fences included."""
 
 
-def parse(text: str, action_format: ActionFormat = "fenced") -> ToolCall | FormatError:
+def parse(text: str, action_format: ActionFormat = "fenced", tools: Tools = REQUIRED) -> ToolCall | FormatError:
     """The one action in a turn's text."""
     match action_format:
         case "fenced":
-            return _parse_fenced(text)
+            return _parse_fenced(text, tools)
         case "tool_json":
-            return _parse_json(text)
+            return _parse_json(text, tools)
         case _:
             assert_never(action_format)
 
@@ -95,13 +99,13 @@ def prose_spans(text: str, action_format: ActionFormat = "fenced") -> list[tuple
     return [(start, end) for start, end in zip(edges[::2], edges[1::2], strict=True) if start < end]
 
 
-def check_call(name: object, arguments: object) -> ToolCall | FormatError:
+def check_call(name: object, arguments: object, tools: Tools = REQUIRED) -> ToolCall | FormatError:
     """A ToolCall from untyped parts (JSON of a model or of a script file)."""
-    if not isinstance(name, str) or name not in REQUIRED:
-        return FormatError(f"Unknown tool {name!r}; the tools are {', '.join(REQUIRED)}.")
+    if not isinstance(name, str) or name not in tools:
+        return FormatError(f"Unknown tool {name!r}; the tools are {', '.join(tools)}.")
     if not isinstance(arguments, dict) or not all(isinstance(value, str) for value in arguments.values()):
         return FormatError(f"The arguments of {name} must be an object whose values are strings.")
-    required, known = REQUIRED[name], (*REQUIRED[name], *OPTIONAL.get(name, ()))
+    required, known = tools[name], (*tools[name], *OPTIONAL.get(name, ()))
     if missing := [key for key in required if key not in arguments]:
         return FormatError(f"{name} needs {', '.join(missing)}.")
     if unknown := [str(key) for key in arguments if key not in known]:
@@ -109,15 +113,15 @@ def check_call(name: object, arguments: object) -> ToolCall | FormatError:
     return ToolCall(name, dict(arguments))
 
 
-def _parse_fenced(text: str) -> ToolCall | FormatError:
+def _parse_fenced(text: str, tools: Tools) -> ToolCall | FormatError:
     blocks = _find_blocks(text)
     if not blocks:
         return FormatError("No fenced block found. Write exactly one: ```TOOL, its text, ```.")
     if len(blocks) > 1:
         return FormatError(f"{len(blocks)} fenced blocks found. Write exactly one per turn.")
     block = blocks[0]
-    if block.tag not in REQUIRED:
-        return FormatError(f"The block's tag is {block.tag!r}; it must be one of {', '.join(REQUIRED)}.")
+    if block.tag not in tools:
+        return FormatError(f"The block's tag is {block.tag!r}; it must be one of {', '.join(tools)}.")
     if not block.closed:
         return FormatError(f"The {block.tag} block is not closed: end it with a line of ```.")
     return _parse_body(block.tag, block.body)
@@ -148,6 +152,9 @@ def _parse_body(tag: str, body: list[str]) -> ToolCall | FormatError:
             return _parse_view(body)
         case "edit":
             return _parse_edit(body)
+        case "ask_user":
+            question = "\n".join(body).strip()
+            return ToolCall(ASK_USER, {"question": question}) if question else FormatError("The ask_user block is empty.")
         case _:
             return ToolCall("submit", {}) if not "".join(body).strip() else FormatError("The submit block must be empty.")
 
@@ -185,7 +192,7 @@ def _parse_edit(body: list[str]) -> ToolCall | FormatError:
     return ToolCall("edit", {"path": body[0].strip(), "old": "\n".join(old), "new": "\n".join(new)})
 
 
-def _parse_json(text: str) -> ToolCall | FormatError:
+def _parse_json(text: str, tools: Tools) -> ToolCall | FormatError:
     found = _TAGGED.findall(text)
     if len(found) != 1:
         return FormatError(
@@ -197,7 +204,7 @@ def _parse_json(text: str) -> ToolCall | FormatError:
         return FormatError(f"The tool call is not valid JSON: {error}.")
     if not isinstance(value, dict) or set(value) != {"name", "arguments"}:
         return FormatError('The tool call must be an object with "name" and "arguments".')
-    return check_call(value["name"], value["arguments"])
+    return check_call(value["name"], value["arguments"], tools)
 
 
 def _render_body(call: ToolCall) -> str:
@@ -213,6 +220,8 @@ def _render_body(call: ToolCall) -> str:
             size = len(_longer_than("=", 7, *sides))
             old, new = (side + "\n" if side else "" for side in sides)
             return f"{arguments['path']}\n{'<' * size}\n{old}{'=' * size}\n{new}{'>' * size}\n"
+        case "ask_user":
+            return arguments["question"] + "\n"
         case _:
             return ""
 

@@ -37,9 +37,9 @@ def open_chat(config: Config) -> Chat:
     rollout = config.rollout
     demonstrate = load_demonstration(rollout.demonstration) if rollout.demonstration else None
     if config.model is None or config.policy.api == "chat":
-        return Chat(ByteTemplate(), rollout.action_format, demonstrate)
+        return Chat(ByteTemplate(), rollout.action_format, demonstrate, config.user)
     try:
-        return replace(load_chat(config.model.path, rollout.action_format), demonstrate=demonstrate)
+        return replace(load_chat(config.model.path, rollout.action_format), demonstrate=demonstrate, user=config.user)
     except OSError as error:
         if config.model.path.exists():
             raise
@@ -57,7 +57,7 @@ def actor_name(config: Config) -> str:
 def check_actor(config: Config) -> None:
     """A script that cannot be read, or a model that is nowhere, is refused before a run folder is made for it."""
     if config.rollout.policy != "model":
-        make_expert(config.rollout.policy, Chat(ByteTemplate()))
+        make_expert(config.rollout.policy, Chat(ByteTemplate(), user=config.user))
     elif config.model is not None and not config.model.path.exists():
         open_chat(config)
 

@@ -26,7 +26,7 @@ class CreditedGroup:
 
     graded: tuple[Episode, ...]
     ungraded: tuple[Episode, ...]
-    """Of the infrastructure, or of a reward channel without an answer: in no statistic."""
+    """Of the infrastructure, of a user that drifted, or of a reward channel without an answer: in no statistic."""
     fate: Literal["kept", "constant", "too_few", "surplus", "short"]
     mixed: bool
     """The graded outcomes differ."""
@@ -60,7 +60,7 @@ def find_fates(credited: Sequence[CreditedGroup], config: CreditConfig, trained:
 
     def fate(group: CreditedGroup, episode: Episode) -> str:
         if episode in group.ungraded:
-            return "infra" if _is_infra(episode) else "unjudged"
+            return "infra" if _is_infra(episode) else "drifted" if episode.drifted else "unjudged"
         if group.fate != "kept" or episode.episode_id in trained:
             return group.fate if group.fate != "kept" else "trained"
         if config.truncated == "drop" and episode.stop in TRUNCATED:
@@ -185,7 +185,8 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
         "batch/surplus_groups": float(sum(group.fate == "surplus" for group in credited)),
         "batch/thrown_episodes": float(sum(len(group.graded) for group in credited if group.fate != "kept")),
         "batch/infra_episodes": float(sum(_is_infra(episode) for episode in ungraded)),
-        "batch/unjudged_episodes": float(sum(not _is_infra(episode) for episode in ungraded)),
+        "batch/unjudged_episodes": float(sum(not _is_infra(episode) and not episode.drifted for episode in ungraded)),
+        "batch/drifted_episodes": float(sum(not _is_infra(episode) and episode.drifted for episode in ungraded)),
         "batch/graded_episodes": float(len(graded)),
     }
     with_verdict = [one for one in [*graded, *ungraded] if not _is_infra(one) and one.reward is not None]

@@ -17,6 +17,7 @@ from typing import Any
 
 from tasks import Evidence, Outcome, Verdict
 
+from .goal import Fault, Heard, Kind, State
 from .types import Completion, Episode, Future, Scored, Stop, ToolCall, Turn
 
 FORMAT = 1
@@ -112,6 +113,7 @@ def _turn_fields(turn: Turn, before: Turn | None) -> dict[str, Any]:
         **({"tree": turn.tree} if turn.tree else {}),
         **({"futures": [[future.reward, future.turns] for future in turn.futures]} if turn.futures else {}),
         **({"votes": turn.votes} if turn.votes else {}),
+        **({"heard": [turn.heard.faults, turn.heard.states, turn.heard.seconds]} if turn.heard else {}),
     }
 
 
@@ -134,9 +136,16 @@ def _turns(rows: Sequence[dict[str, Any]]) -> list[Turn]:
         (anchor, passed), (seconds_model, seconds_tool) = row.get("seen", ("", None)), row["seconds"]
         futures = tuple(Future(*future) for future in row.get("futures", ()))
         seen = (seconds_model, seconds_tool, anchor, passed, row.get("tree", ""), futures, tuple(row.get("votes", ())))
-        turns.append(Turn(prompt, completion, call, row["observation"], *seen))
+        turns.append(Turn(prompt, completion, call, row["observation"], *seen, _heard(row.get("heard"))))
         context = prompt + completion.ids
     return turns
+
+
+def _heard(found: list[Any] | None) -> Heard | None:
+    if found is None:
+        return None
+    faults, states, seconds = found
+    return Heard(tuple(map(Fault, faults)), tuple((Kind(kind), State(state)) for kind, state in states), seconds)
 
 
 def _verdict_fields(verdict: Verdict) -> dict[str, Any]:

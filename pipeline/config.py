@@ -25,6 +25,7 @@ from .config_reward import RewardConfig as RewardConfig
 from .config_stages import RftConfig as RftConfig
 from .config_stages import SrlConfig as SrlConfig
 from .config_train import TrainConfig as TrainConfig
+from .config_user import UserConfig as UserConfig
 
 
 class ModelConfig(Section):
@@ -209,6 +210,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     planning: PlanningConfig = PlanningConfig()
+    user: UserConfig | None = None
     rft: RftConfig | None = None
     hindsight: HindsightConfig | None = None
     """Given, advantages come from what followed each turn, and `credit` is not read."""
@@ -232,6 +234,8 @@ class Config(Section):
             raise ValueError("reward.kind visible_tests needs a run of them: set rollout.visible_tests to a command")
         if self.reward.kind != "hidden_tests" and self.rollout.continuations:
             raise ValueError(f"rollout.continuations end in verdicts of the hidden tests, not in reward.kind {self.reward.kind}")
+        if self.user is not None and (self.rollout.continuations or self.rollout.prefix):
+            raise ValueError("user: nobody looks for drift in rollout.continuations, or in the dialogues of rollout.prefix; leave one out")
         if self.train.max_lag and self.loss.old_logprobs == "learner" and self.loss.correction_level == "off":
             raise ValueError(
                 f"train.max_lag = {self.train.max_lag} trains on tokens of older weights, and nothing corrects for that: set "

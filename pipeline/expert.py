@@ -16,7 +16,7 @@ import numpy as np
 
 from tasks import Task
 
-from .action import FormatError, check_call, render
+from .action import REQUIRED, FormatError, Tools, check_call, render
 from .hunks import Change, changes_of, edits_of
 from .outline import Unparsed, find, outline
 from .prompt import Chat
@@ -70,7 +70,7 @@ def make_expert(spec: str, chat: Chat, after: int = 0) -> Callable[[Task], Polic
         case "noop":
             return lambda task: _speak(chat, task, [], after)
         case "script" if name:
-            scripts = read_scripts(Path(name))
+            scripts = read_scripts(Path(name), chat.tools)
             return lambda task: _speak(chat, task, [("", call) for call in script_calls(scripts, task)], after)
         case _:
             raise ValueError(f"unknown scripted policy {spec!r}: gold, noop or script:FILE")
@@ -84,7 +84,7 @@ def _speak(chat: Chat, task: Task, steps: Sequence[tuple[str, ToolCall]], after:
 # --- script:FILE ---------------------------------------------------------------------------------------------
 
 
-def read_scripts(path: Path) -> dict[str, list[ToolCall]]:
+def read_scripts(path: Path, tools: Tools = REQUIRED) -> dict[str, list[ToolCall]]:
     """JSON, instance id (or "*") -> list of tool calls."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -92,12 +92,12 @@ def read_scripts(path: Path) -> dict[str, list[ToolCall]]:
         raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(data, dict) or not all(isinstance(calls, list) for calls in data.values()):
         raise ValueError(f'{path}: must be an object: instance id (or "*") -> list of tool calls')
-    return {instance: [_read_call(path, instance, call) for call in calls] for instance, calls in data.items()}
+    return {instance: [_read_call(path, instance, call, tools) for call in calls] for instance, calls in data.items()}
 
 
-def _read_call(path: Path, instance: str, value: object) -> ToolCall:
+def _read_call(path: Path, instance: str, value: object, tools: Tools) -> ToolCall:
     fields = value if isinstance(value, dict) else {}
-    call = check_call(fields.get("name"), fields.get("arguments", {}))
+    call = check_call(fields.get("name"), fields.get("arguments", {}), tools)
     if isinstance(call, FormatError):
         raise ValueError(f"{path}: {instance}: {call.message}")
     return call

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .action import OPTIONAL, REQUIRED, ActionFormat, prose
+from .action import OPTIONAL, REQUIRED, ActionFormat, Tools, prose
 from .prompt import Chat
 from .types import Episode, Turn
 
@@ -15,6 +15,7 @@ _TOOLS = {
     "edit": "Replace text that occurs exactly once in a file; an empty old text makes a new file.",
     "bash": "Run a command in the repository.",
     "submit": "Finish: the repository as it is now is the answer.",
+    "ask_user": "Ask the user, who may know more than the report says.",
 }
 
 
@@ -28,6 +29,7 @@ class Account:
     system: str
     statement: str
     action_format: ActionFormat
+    tools: Tools
     real_ids: bool
     """Whether its ids and log-probs are a model's (not the bytes of a script or of a chat server)."""
 
@@ -44,7 +46,7 @@ def tell(episode: Episode, step: int, model: str, chat: Chat, real_ids: bool) ->
     if not tail or prompt[len(prompt) - len(tail) :] != tail:
         raise ValueError(f"{episode.episode_id}: its prompt does not begin as those of this configuration and version do")
     statement = chat.template.decode(prompt[shared : len(prompt) - len(tail)])
-    return Account(episode, step, model, chat.system, statement, chat.action_format, real_ids)
+    return Account(episode, step, model, chat.system, statement, chat.action_format, chat.tools, real_ids)
 
 
 def metadata(account: Account) -> dict[str, Any]:
@@ -74,10 +76,11 @@ def call_id(number: int) -> str:
     return f"call_{number}"
 
 
-def tool_definitions() -> list[dict[str, Any]]:
+def tool_definitions(tools: Tools = REQUIRED) -> list[dict[str, Any]]:
     """Our tools as OpenAI's function schema; every argument is text."""
     return [
-        {"type": "function", "function": {"name": name, "description": _TOOLS[name], "parameters": _parameters(name)}} for name in REQUIRED
+        {"type": "function", "function": {"name": name, "description": _TOOLS[name], "parameters": _parameters(name, tools)}}
+        for name in tools
     ]
 
 
@@ -97,10 +100,10 @@ def dump(value: Any) -> str:
     return _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], whole)
 
 
-def _parameters(name: str) -> dict[str, Any]:
-    known = (*REQUIRED[name], *OPTIONAL.get(name, ()))
+def _parameters(name: str, tools: Tools) -> dict[str, Any]:
+    known = (*tools[name], *OPTIONAL.get(name, ()))
     properties = {key: {"type": "string"} for key in known}
-    return {"type": "object", "properties": properties, "required": list(REQUIRED[name]), "additionalProperties": False}
+    return {"type": "object", "properties": properties, "required": list(tools[name]), "additionalProperties": False}
 
 
 def _common_length(left: tuple[int, ...], right: tuple[int, ...]) -> int:

@@ -34,7 +34,7 @@ def atif_trajectory(account: Account) -> dict[str, Any]:
             "name": "greengrad",
             "version": version("greengrad"),
             "model_name": account.model,
-            "tool_definitions": tool_definitions(),
+            "tool_definitions": tool_definitions(account.tools),
         },
         "steps": steps,
         "final_metrics": totals,

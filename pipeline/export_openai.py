@@ -18,7 +18,7 @@ def openai_row(account: Account) -> dict[str, Any]:
     ]
     for number, turn in enumerate(account.episode.turns, 1):
         messages += _messages(account, number, turn)
-    return {"messages": messages, "tools": tool_definitions(), "metadata": metadata(account)}
+    return {"messages": messages, "tools": tool_definitions(account.tools), "metadata": metadata(account)}
 
 
 def _messages(account: Account, number: int, turn: Turn) -> list[dict[str, Any]]:

@@ -125,13 +125,15 @@ def rollout(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """greengrad show RUN [EPISODE]."""
+    from .jobs_runs import find_files
     from .journal import Journal
     from .report import evaluations
     from .tables import print_episode, print_run
 
     with Journal(arguments.run, readonly=True) as journal:
         if arguments.episode:
-            print_episode(journal.episode(arguments.episode))
+            episode = journal.episode(arguments.episode)
+            print_episode(episode, find_files(arguments.run, episode.instance_id))
         else:
             print_run(journal, evaluations(arguments.run))
     return 0

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import Config
@@ -57,6 +58,20 @@ def recorded_config(arguments: argparse.Namespace) -> Config:
         raise FileNotFoundError(f"{places[0]}: missing; is {arguments.run} a run folder?")
     words = policy_words(arguments.policy, False) if arguments.policy else []
     return load_config(path, [*words, *sandbox_overrides(arguments), *arguments.overrides], Config)
+
+
+def find_files(run: Path, instance_id: str) -> tuple[str, ...]:
+    """What the gold patch of a run's task changes; () where the run's suite is not here any more, or says nothing of it."""
+    from tasks import load_suite
+
+    path = next((place / "config.yaml" for place in (run, run.parent) if (place / "config.yaml").is_file()), None)
+    if path is None:
+        return ()
+    try:
+        tasks = load_suite(load_config(path, [], Config).tasks.suite).tasks
+    except (ValueError, OSError):  # it is shown without: the record is read, not the suite
+        return ()
+    return next((task.files for task in tasks if task.instance_id == instance_id), ())
 
 
 def _go_on(arguments: argparse.Namespace) -> int:

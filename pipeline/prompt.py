@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 from tasks import Task
 
-from .action import ActionFormat, FormatError, parse
+from .action import REQUIRED, WITH_USER, ActionFormat, FormatError, Tools, parse
+from .brief import brief_of
+from .config_user import UserConfig
 from .types import Completion, ToolCall
 
 _FENCED_SYSTEM = """You fix a bug in the repository in /testbed.
@@ -45,6 +47,13 @@ _JSON_SYSTEM = """You fix a bug in the repository in /testbed. In each turn thin
 {"name": "view", "arguments": {"path": "pkg/mod.py", "name": "parse"}}
 </tool_call>
 Tools: view (path; name of a function, or lines "10-40"), edit (path, old, new: old must occur exactly once), bash (command), submit ()."""
+
+_FENCED_QUESTION = """Ask the user, who may know more than the report says:
+```ask_user
+What should it return for an empty list?
+```
+"""
+_JSON_QUESTION = " The report may leave things out: ask_user (question) asks the user, who knows more."
 
 
 class Template(Protocol):
@@ -90,16 +99,27 @@ class Chat:
     action_format: ActionFormat = "fenced"
     demonstrate: Callable[[Task], str] | None = None
     """The worked example that a task's prompt begins with (demonstration.py); None: none."""
+    user: UserConfig | None = None
+    """Interactive tasks: what the issue leaves out, and whether there is someone to ask."""
+
+    @property
+    def tools(self) -> Tools:
+        """What can be called."""
+        return WITH_USER if self.user is not None and self.user.ask else REQUIRED
 
     @property
     def system(self) -> str:
         """The system prompt of this format."""
-        return _FENCED_SYSTEM if self.action_format == "fenced" else _JSON_SYSTEM
+        asks = "ask_user" in self.tools
+        if self.action_format == "fenced":
+            return _FENCED_SYSTEM.replace("Finish:\n", f"{_FENCED_QUESTION}Finish:\n") if asks else _FENCED_SYSTEM
+        return _JSON_SYSTEM + _JSON_QUESTION if asks else _JSON_SYSTEM
 
     def start_prompt(self, task: Task) -> list[int]:
         """System prompt, a demonstration where there is one, and the issue."""
         example = self.demonstrate(task) if self.demonstrate else ""
-        return self.template.start(self.system + example, task.problem_statement.strip())
+        statement = task.problem_statement if self.user is None else brief_of(task, self.user).statement
+        return self.template.start(self.system + example, statement.strip())
 
     def plain_start(self, task: Task) -> tuple[int, ...]:
         """The same without the demonstration; () where there is none."""
@@ -120,7 +140,7 @@ class Chat:
 
     def parse(self, text: str) -> ToolCall | FormatError:
         """The action of an answer."""
-        return parse(text, self.action_format)
+        return parse(text, self.action_format, self.tools)
 
     def write(self, text: str) -> list[int]:
         """The ids of an answer that a scripted agent gives, with the end of turn; tokenised once, here."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sandbox import ResourceExhausted, Sandbox
 
+from .action import ASK_USER
 from .config import RolloutConfig
 from .probe import NOT_READ, hash_tree, look
 from .tools import Shown, run_tool
@@ -80,7 +81,7 @@ async def _redo_turn(sandbox: Sandbox, turn: Turn, rollout: RolloutConfig, secon
         return "tree before", turn.anchor, seen.anchor
     if turn.passed is not None and seen.passed is not None and turn.passed != seen.passed:
         return "visible tests", str(turn.passed), str(seen.passed)
-    if turn.call is None:
+    if turn.call is None or turn.call.name == ASK_USER:  # what a user said is on record, and no one is asked again
         return None
     limit = min(seconds, max(turn.seconds_tool, 1.0)) if "[stopped after " in turn.observation else seconds
     observation = await run_tool(sandbox, turn.call, Shown(rollout.observation_chars, limit))

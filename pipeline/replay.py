@@ -55,7 +55,7 @@ async def replay_run(config: Config, run: Path, names: Sequence[str]) -> list[Re
                 raise ValueError(f"{run}: no episode {name}; `greengrad show {run}` lists them")
         tasks = await find_tasks(config, run, sorted({known[name] for name in names}))
         room = asyncio.Semaphore(config.sandbox.concurrency)
-        async with open_rig(config, token_limits(config)[0], Chat(ByteTemplate()), 1) as rig:
+        async with open_rig(config.model_copy(update={"user": None}), token_limits(config)[0], Chat(ByteTemplate()), 1) as rig:
             with progress("replay", len(names)) as bar:
 
                 async def one(name: str) -> Replayed:

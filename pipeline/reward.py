@@ -65,8 +65,8 @@ async def open_channel(config: RewardConfig, seed: int) -> AsyncIterator[Channel
 
 
 async def score(channel: Channel | None, task: Task, episode: Episode) -> Episode:
-    """The episode with the channel's word in it; as it is where it has no verdict."""
-    if channel is None or episode.stop is Stop.INFRA or episode.reward is None:
+    """The episode with the channel's word in it; as it is where it has no verdict, or its user has drifted."""
+    if channel is None or episode.stop is Stop.INFRA or episode.reward is None or episode.scored is not None:
         return episode
     scored = await channel(task, episode)
     if scored.value is None:

@@ -16,6 +16,7 @@ from .opening import Opening
 from .prompt import Chat
 from .reward import Channel
 from .types import Episode, Policy, Turn
+from .user import User
 
 
 class Machines(Protocol):
@@ -58,6 +59,8 @@ class Rig:
     """What episodes are rewarded for; None: the hidden tests."""
     jury: Jury | None = None
     """Who votes on their turns; None: nobody."""
+    user: User | None = None
+    """Who answers questions; None: nobody can be asked."""
     elsewhere: "Elsewhere | None" = None
     """Who plays the episodes on other machines (dispatch.Dispatcher); None: they play here."""
 

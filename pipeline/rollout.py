@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from sandbox import ResourceExhausted, Sandbox, SandboxError, SealError
 from tasks import Outcome, Task, Verdict
 
-from .action import FormatError
+from .action import ASK_USER, FormatError
 from .diary import NoDiary, recorded_turns
 from .gather import gather
 from .opening import Opening
@@ -87,6 +87,7 @@ async def play_here(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode
         prefix=slot.prefix,
         passed=record.passed,
         plain_start=rig.chat.plain_start(task),
+        scored=rig.user.judge([*slot.prefix, *record.turns]) if rig.user and verdict.reward is not None else None,
     )
 
 
@@ -207,7 +208,8 @@ async def play(policy: Policy, task: Task, seat: Seat) -> Stop:
         started = time.monotonic()
         futures = await look_ahead(policy, task, seat)
         seat = replace(seat, deadline=seat.deadline + time.monotonic() - started)  # the episode's own clock stands still meanwhile
-        await _take_turn(Turn(tuple(prompt), completion, None, "", seconds, futures=futures), seat)
+        heard = (await _take_turn(Turn(tuple(prompt), completion, None, "", seconds, futures=futures), task, seat)).heard
+        seat = replace(seat, deadline=seat.deadline + (heard.seconds if heard else 0.0))  # and while the user thinks
         prompt = _next_prompt(task, seat)
     return stop
 
@@ -248,13 +250,13 @@ async def _sample(policy: Policy, rig: Rig, slot: Slot, turn: int, prompt: list[
     return completion, time.monotonic() - started
 
 
-async def _take_turn(turn: Turn, seat: Seat) -> None:
+async def _take_turn(turn: Turn, task: Task, seat: Seat) -> Turn:
     """Carry out the action of a turn's completion and record it, that which ends the machine as well: then ResourceExhausted."""
     seen = await look(seat.sandbox, seat.rig.rollout, _limit_command(seat), first=not seat.played)
     failure: ResourceExhausted | None = None
     turn = _read_action(turn, seat.rig.chat)
     try:
-        turn = await _act(turn, seat)
+        turn = await _act(turn, task, seat)
         if seat.rig.rollout.trees and turn.call is not None and turn.call.name in CHANGING:
             turn = replace(turn, tree=await hash_tree(seat.sandbox, _limit_command(seat)))
     except ResourceExhausted as error:
@@ -265,6 +267,7 @@ async def _take_turn(turn: Turn, seat: Seat) -> None:
     await seat.rig.diary.kept(seat.slot.episode_id)
     if failure is not None:
         raise failure
+    return turn
 
 
 def _read_action(turn: Turn, chat: Chat) -> Turn:
@@ -276,10 +279,13 @@ def _read_action(turn: Turn, chat: Chat) -> Turn:
     return replace(turn, call=call)
 
 
-async def _act(turn: Turn, seat: Seat) -> Turn:
+async def _act(turn: Turn, task: Task, seat: Seat) -> Turn:
     """The turn with its action carried out."""
     if turn.call is None:
         return turn
+    if turn.call.name == ASK_USER:
+        assert seat.rig.user is not None
+        return await seat.rig.user.hear(task, turn, seat.played, seat.slot.episode_id, seat.rig.rollout.observation_chars)
     started = time.monotonic()
     observation = await run_tool(seat.sandbox, turn.call, Shown(seat.rig.rollout.observation_chars, _limit_command(seat)))
     return replace(turn, observation=observation, seconds_tool=time.monotonic() - started)

@@ -16,9 +16,11 @@ from .compare import Comparison
 from .cost import Cost
 from .curriculum import Record, histogram
 from .doctor import Check
+from .goal import Heard
 from .journal import Journal, Phase
 from .plan import GB, Plan
 from .results import Results
+from .task_state import MARKS, conclude
 from .types import Episode
 
 LAST_EPISODES = 30
@@ -151,19 +153,38 @@ def _steps(steps: Mapping[int, Mapping[str, float]]) -> Table:
     return _table("steps (all metrics: metrics.jsonl)", ["step", *keys], body)
 
 
-def print_episode(episode: Episode) -> None:
-    """Every turn: what was said, what came back, then the verdict."""
+def print_episode(episode: Episode, files: Sequence[str] = ()) -> None:
+    """Every turn: what was said, what came back, then the verdict and how far it came; `files`: those that the gold patch changes."""
     console = _console()
     for place, turn in enumerate(episode.played, start=1):
         whose = "recorded before" if place <= len(episode.prefix) else f"weights {turn.completion.version}"
         console.rule(f"turn {place}: {len(turn.prompt)} + {len(turn.completion.ids)} tokens, {whose}", align="left")
         console.print(escape(turn.completion.text))
         console.print(escape(turn.observation), style="dim")
+        if turn.heard:
+            console.print(escape(_goal(turn.heard)), style="dim italic")
     verdict = episode.verdict
     console.rule(f"{episode.stop.value}: {verdict.outcome.value if verdict else 'not graded'}", align="left")
-    for text in (episode.error, verdict.reason if verdict else "", episode.patch):
+    console.print(escape(_progress(episode, files)), style="dim")
+    why = episode.scored.why if episode.scored else ""
+    for text in (episode.error, verdict.reason if verdict else "", why, episode.patch):
         if text:
             console.print(escape(text))
+
+
+def _goal(heard: Heard) -> str:
+    """How the user's goal stands, in one line."""
+    states = ", ".join(f"{kind.value} {state.value}" for kind, state in heard.states)
+    return f"[the user: {states}{''.join(f'; {fault.value}' for fault in heard.faults)}]"
+
+
+def _progress(episode: Episode, files: Sequence[str]) -> str:
+    """Each mark with its turn."""
+    state = conclude(episode, files)
+    turns = {name: getattr(state, name) for name in MARKS}
+    told = [f"{name.replace('_', ' ')} {'-' if turn is None else f'turn {turn}'}" for name, turn in turns.items()]
+    unknown = " (localised: the task's files are not known here)" if not files else ""
+    return f"came so far (decides nothing): {', '.join(told)}{unknown}"
 
 
 def print_checks(checks: Sequence[Check]) -> None:

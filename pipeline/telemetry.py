@@ -8,8 +8,12 @@ import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+from tasks import Task
+
+from .goal import Fault, Kind, State
 from .memory import resident_bytes
-from .types import Episode, Group
+from .task_state import measure_states
+from .types import Episode, Group, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,29 @@ def measure_rollout(groups: Sequence[Group], done: Container[str]) -> dict[str, 
         "rollout/sampled_tokens": float(sum(_sampled(episode) for episode in fresh)),
         "rollout/model_seconds": sum(turn.seconds_model for episode in fresh for turn in episode.turns),
         "rollout/tool_seconds": sum(turn.seconds_tool for episode in fresh for turn in episode.turns),
+    }
+
+
+def measure_traces(groups: Sequence[Group], tasks: Sequence[Task]) -> dict[str, float]:
+    """How far the episodes came (ledger/...), and what they asked (user/...; absent where nobody asked)."""
+    files = {task.instance_id: task.files for task in tasks}
+    episodes = [episode for group in groups for episode in group.episodes if episode.stop is not Stop.INFRA]
+    return measure_states([(one, files.get(one.instance_id, ())) for one in episodes]) | measure_dialogues(episodes)
+
+
+def measure_dialogues(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Questions, answers by their faults, and what of the users' requirements got across in the episodes that asked."""
+    asking = [one for one in ([turn.heard for turn in episode.turns if turn.heard] for episode in episodes) if one]
+    heard = [one for dialogue in asking for one in dialogue]
+    if not heard:
+        return {}
+    wanted = [state for dialogue in asking for kind, state in dialogue[-1].states if kind is Kind.REQUIREMENT]
+    return {
+        "user/questions": len(heard) / len(episodes),
+        "user/asking_rate": len(asking) / len(episodes),
+        "user/seconds": sum(one.seconds for one in heard) / len(heard),
+        **({"user/told_rate": wanted.count(State.COMPLETE) / len(wanted)} if wanted else {}),
+        **{f"user/{fault.value}": float(sum(fault in one.faults for one in heard)) for fault in Fault},
     }
 
 

@@ -36,7 +36,7 @@ from .rollout import Rig
 from .sinks import open_sinks
 from .stages.hindsight import Lesson, Source, learn, plan_lesson
 from .staleness import measure_staleness
-from .telemetry import Clock, Yardstick, measure_rollout, measure_speed
+from .telemetry import Clock, Yardstick, measure_rollout, measure_speed, measure_traces
 from .types import Batch, Group, Learner, Policy
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ async def train(config: Config, journal: Journal, world: World) -> None:
             async for groups in collected:
                 clock.lap("rollout")
                 step = groups[0].step
-                metrics = measure_rollout(groups, schedule.done)
+                metrics = measure_rollout(groups, schedule.done) | measure_traces(groups, world.tasks)
                 metrics |= await update(config, journal, world, groups, clock)
                 if is_evaluated(config, step):
                     metrics |= await evaluate_held_out(config, journal, world, step)

@@ -21,6 +21,11 @@ import numpy as np
 
 from tasks import Verdict
 
+from .failures import ContextFull as ContextFull
+from .failures import EngineDied as EngineDied
+from .failures import NodesLost as NodesLost
+from .failures import PolicyError as PolicyError
+from .goal import Heard
 from .weights import Digests
 
 
@@ -112,6 +117,8 @@ class Turn:
     """rollout.continuations of them, from the state before the action; () = none were played."""
     votes: tuple[int, ...] = ()
     """+1, 0 or -1 of a judge for this turn (jury.py); one that gave none is missing."""
+    heard: Heard | None = None
+    """Where the action was a question: what the user's answer was, beside its words (user.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +160,11 @@ class Episode:
     def played(self) -> tuple[Turn, ...]:
         """Every turn that its machine has seen, those that it started from included."""
         return (*self.prefix, *self.turns)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the simulated user is no more who it was meant to be."""
+        return any(turn.heard is not None and turn.heard.drifted for turn in self.played)
 
     @property
     def reward(self) -> float | None:
@@ -221,22 +233,6 @@ class Batch:
             for array in (sample.ids_T, sample.mask_T, sample.logprobs_T, sample.advantages_T):
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
-
-
-class PolicyError(Exception):
-    """The engine failed (unreachable, died, answered nonsense). Infrastructure: never a reward of 0."""
-
-
-class EngineDied(Exception):
-    """The engine's process is gone, and with it every request. Not an episode's failure: the run opens another engine and goes on."""
-
-
-class NodesLost(Exception):
-    """No node of the cluster is left on which episodes could play."""
-
-
-class ContextFull(Exception):
-    """The engine takes no longer prompt: the episode ends there and is graded."""
 
 
 class Policy(Protocol):

@@ -27,6 +27,7 @@ from .reward import open_channel
 from .rollout import Rig
 from .train import World
 from .types import Policy
+from .user import open_user
 
 SPARE_SECONDS = 120.0
 """A machine lives this much longer than its episode, so that the diff can still be taken."""
@@ -38,13 +39,14 @@ async def open_rig(config: Config, rollout: RolloutConfig, chat: Chat, context: 
     sandbox = config.sandbox
     limits = replace(sandbox.limits, episode_seconds=sandbox.episode_seconds + SPARE_SECONDS)
     waiting = sandbox.episode_seconds * rollout.max_turns * rollout.continuations  # for what goes on from its turns, if one by one
+    waiting += rollout.max_turns * config.user.longest_wait if config.user else 0.0
     backend = open_machines(sandbox)
     acting = Pool(
         backend, replace(limits, episode_seconds=limits.episode_seconds + waiting), sandbox.concurrency, ahead=1, reuse=sandbox.reuse
     )
     forking = Pool(backend, limits, sandbox.concurrency, reuse=sandbox.reuse)
     grading = Pool(backend, limits, sandbox.concurrency, ahead=1)
-    async with acting as machines, forking as forks, grading as graders:
+    async with acting as machines, forking as forks, grading as graders, open_user(config.user) as user:
         yield Rig(
             chat=chat,
             machines=machines,
@@ -56,6 +58,7 @@ async def open_rig(config: Config, rollout: RolloutConfig, chat: Chat, context: 
             episode_seconds=sandbox.episode_seconds,
             forks=forks,
             sees_end=config.reward.kind == "visible_tests",
+            user=user,
         )
 
 

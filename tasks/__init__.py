@@ -18,6 +18,7 @@ from .toy import toy_suite
 from .validate import Validation, validate_suite
 
 if TYPE_CHECKING:
+    from .behaviour import fix_lines, tells
     from .build import build_suite
     from .export import TasksExported, export_suite
     from .mine_statement import load_issues
@@ -43,6 +44,7 @@ __all__ = [
     "choose",
     "export_suite",
     "file_name",
+    "fix_lines",
     "grade",
     "grade_untouched",
     "keep_tasks",
@@ -63,6 +65,7 @@ __all__ = [
     "restate",
     "restated",
     "seal_tasks",
+    "tells",
     "toy_suite",
     "validate_suite",
     "write_logs",
@@ -73,6 +76,8 @@ __all__ = [
 
 
 _LATE = {
+    "fix_lines": "behaviour",
+    "tells": "behaviour",
     "build_suite": "build",
     "export_suite": "export",
     "TasksExported": "export",

@@ -461,6 +461,18 @@ ELSEWHERE = {
     },
     "hindsight.judge.attempts": "test_hindsight.test_a_judge_without_an_answer_gives_no_vote_and_no_zero",
     "hindsight.judge.request_seconds": "test_hindsight.test_a_judge_without_an_answer_gives_no_vote_and_no_zero",
+    "user.kind": "test_user.modelled",
+    "user.ask": "test_user.test_without_ask_the_statement_is_short_and_nobody_is_there",
+    "user.withhold": "test_user.test_without_ask_the_statement_is_short_and_nobody_is_there",
+    "user.seed": "test_user.test_a_scripted_user_is_the_same_each_time_and_drifts_at_its_rate",
+    "user.drift": "test_user.test_the_loop_trains_on_dialogues_but_not_on_drifted_ones",
+    "user.keep_drifted": "test_user.test_the_loop_trains_on_dialogues_but_not_on_drifted_ones",
+    **{
+        f"user.server.{key}": "test_user.test_a_model_is_steered_by_history_and_state_at_temperature_0"
+        for key in ("url", "model", "key_env")
+    },
+    "user.server.attempts": "test_user.test_the_longest_wait_for_an_answer_is_that_of_all_attempts",
+    "user.server.request_seconds": "test_user.test_a_bad_user_is_counted_and_logged_and_no_one_trains_on_the_episode",
     "train.eval_every": "test_held_out.test_every_eval_every_steps_and_after_the_last_the_held_out_tasks_are_evaluated",
     "train.eval_split": "test_held_out.test_the_held_out_tasks_are_those_of_the_eval_split",
     "train.restarts": "test_recover.test_a_loss_that_comes_back_without_a_step_in_between_ends_the_run",

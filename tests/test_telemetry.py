@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 
 from pipeline.batch import count_repeats
-from pipeline.config import Config, HindsightConfig
+from pipeline.config import Config, HindsightConfig, UserConfig
 from pipeline.config_reward import JudgeConfig
-from pipeline.fake import SoftmaxLearner
+from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
 from pipeline.journal import Journal
 from pipeline.orders import LossStats, StepReport, TrainReport, summarise_steps
 from pipeline.peak import find_peak, make_yardstick, measure_cpu
+from pipeline.prompt import ByteTemplate, Chat
 from pipeline.telemetry import Clock, Yardstick, measure_rollout, measure_speed
 from pipeline.train import World, train
 from pipeline.types import Batch, Completion, Episode, Group, Stop, Turn
+from pipeline.user import ScriptedSpeaker, User
 from tests.toy_loop import CHAT, RIGHT, TEXTS, DyingLearner, make_config, make_task, make_world
 
 METRICS = Path(__file__).parent.parent / "docs" / "METRICS.md"
@@ -35,8 +37,15 @@ class ReportingLearner(SoftmaxLearner):
 
 
 def reporting_world() -> World:
-    texts = ("Let me look at it.\n" + RIGHT, *TEXTS[1:])
-    return replace(make_world(texts, ReportingLearner(CHAT, texts)), held_out=[make_task(9)], yardstick=Yardstick(6e6, 1e12))
+    """Its tasks are interactive, so that what is asked is told as well."""
+    settings = UserConfig(withhold=1.0)
+    chat, ask = Chat(ByteTemplate(), user=settings), "```ask_user\nWhat should it be?\n```"
+    texts = ("Let me look at it.\n" + RIGHT, *TEXTS[1:], ask)
+    world = make_world(texts, ReportingLearner(chat, texts))
+    tasks = [replace(task, problem_statement="add is wrong. It should be a + b.", files=("calc.py",)) for task in world.tasks]
+    rig = replace(world.rig, chat=chat, user=User(ScriptedSpeaker(), settings))
+    policy = SoftmaxPolicy(chat, texts)
+    return replace(world, policy=policy, rig=rig, tasks=tasks, held_out=[make_task(9)], yardstick=Yardstick(6e6, 1e12))
 
 
 async def test_a_run_writes_every_listed_metric_and_no_other(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def plan_lesson(config: Config, source: Source, groups: Sequence[Group], version
 
 def read_group(reader: Reader, secrets: Secrets, group: Group) -> tuple[CreditedGroup, list[Twin]]:
     """The samples of a group's graded episodes and their twins, whose rows count from the group's first sample."""
-    graded = tuple(episode for episode in group.episodes if episode.stop is not Stop.INFRA and episode.reward is not None)
+    graded = tuple(episode for episode in group.episodes if episode.stop is not Stop.INFRA and episode.signal is not None)
     samples, twins = list[Sample](), list[Twin]()
     for episode in graded:
         own, hinted = read_episode(reader, secrets, episode)

@@ -43,10 +43,10 @@ class FineTuner(Learner, Protocol):
 
 
 def rft_samples(episodes: Iterable[Episode]) -> tuple[Sample, ...]:
-    """The resolved episodes, loss on their well-formed turns only; advantages are 1 on those tokens."""
+    """The resolved episodes (but those whose user drifted), loss on their well-formed turns only; advantages are 1 on those tokens."""
     samples: list[Sample] = []
     for episode in episodes:
-        if episode.stop is Stop.INFRA or episode.reward != 1.0:
+        if episode.stop is Stop.INFRA or episode.reward != 1.0 or episode.drifted:
             continue
         well_formed_N = np.array([turn.call is not None for turn in episode.turns], dtype=bool)
         samples += merge_turns(episode, np.ones(len(episode.turns)), well_formed_N)
@@ -54,13 +54,19 @@ def rft_samples(episodes: Iterable[Episode]) -> tuple[Sample, ...]:
 
 
 def choose_demonstrations(episodes: Iterable[Episode], per_task: int | None = None) -> list[Episode]:
-    """The resolved episodes in their order, each sequence of actions once, of one task at most `per_task`."""
+    """The resolved episodes in their order, none whose user drifted, each sequence of actions once, of one task at most `per_task`."""
     chosen: list[Episode] = []
     seen: set[tuple[object, ...]] = set()
     count = Counter[str]()
     for episode in episodes:
         actions = (episode.instance_id, *((turn.call.name, *sorted(turn.call.arguments.items())) for turn in episode.turns if turn.call))
-        if episode.stop is Stop.INFRA or episode.reward != 1.0 or actions in seen or count[episode.instance_id] == per_task:
+        if (
+            episode.stop is Stop.INFRA
+            or episode.reward != 1.0
+            or episode.drifted
+            or actions in seen
+            or count[episode.instance_id] == per_task
+        ):
             continue
         seen.add(actions)
         count[episode.instance_id] += 1
