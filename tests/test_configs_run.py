@@ -55,12 +55,9 @@ def test_rejection_fine_tuning_on_what_was_collected_with_a_demonstration(learne
     assert (folder / "model" / "model.safetensors").is_file()
 
 
-STEPS = {
-    "ms_grpo": {"rollout.group_size": "8", "rollout.temperature": "1.5"},
-    "hicra": {"planning.grams": "grams.txt"},
-    "hindsight": {},
-    "reward_study": {"reward.kind": "noise"},
-}
+COIN = {"reward.kind": "noise", "reward.flip": "0.5"}
+"""Outcomes that differ within a group, whatever the tiny model can do: what is looked at is the machinery."""
+STEPS = {"ms_grpo": COIN, "hicra": {"planning.grams": "grams.txt"} | COIN, "hindsight": {}, "reward_study": COIN}
 """What each needs beside the size of a step."""
 MEASURED = {
     "ms_grpo": "batch/advantage_abs_mean",
