@@ -23,7 +23,13 @@ SMALL = {
     "policy.memory_gb": "1",
 }
 """What makes them small enough for this machine; every other key is the file's."""
-ONE_STEP = {"rollout.tasks_per_step": "2", "rollout.group_size": "4", "train.steps": "1", "train.eval_every": "0"}
+ONE_STEP = {
+    "rollout.tasks_per_step": "2",
+    "rollout.group_size": "4",
+    "rollout.max_turns": "4",
+    "train.steps": "1",
+    "train.eval_every": "0",
+}
 pytestmark = [pytest.mark.vllm, pytest.mark.deepspeed, pytest.mark.bubblewrap]
 
 
@@ -57,12 +63,13 @@ def test_rejection_fine_tuning_on_what_was_collected_with_a_demonstration(learne
 
 COIN = {"reward.kind": "noise", "reward.flip": "0.5"}
 """Outcomes that differ within a group, whatever the tiny model can do: what is looked at is the machinery."""
-STEPS = {"ms_grpo": COIN, "hicra": {"planning.grams": "grams.txt"} | COIN, "hindsight": {}, "reward_study": COIN}
+STEPS = {"ms_grpo": COIN, "hicra": {"planning.grams": "grams.txt"} | COIN, "hindsight": {}, "interactive": COIN, "reward_study": COIN}
 """What each needs beside the size of a step."""
 MEASURED = {
     "ms_grpo": "batch/advantage_abs_mean",
     "hicra": "planning/entropy",
     "hindsight": "hindsight/turns",
+    "interactive": "ledger/submitted",
     "reward_study": "reward/gap",
 }
 """A metric that shows that the method was at work."""
