@@ -28,6 +28,7 @@ _WORD = re.compile(r"[^\W\d_]\w+|-?\d+(?:\.\d+)?")
 _VALUE = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)|`[^`\n]+`|\w+_\w+|(?<![A-Za-z])'[^'\n]+'(?![A-Za-z])|\"[^\"\n]+\"")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _NOT = re.compile(r"\b(?:not|never|no|nor|neither|without|cannot)\b|n't\b", re.IGNORECASE)
+_FIRST = re.compile(r"^\s*(?:no|yes)\b[,.;:!]?\s*", re.IGNORECASE)
 _RATHER = re.compile(
     r"[,;]?\s*(?:and|but)?\s*\b(?:not|rather than|instead of)\s+(?:-?\d[\d.]*|`[^`\n]+`|'[^'\n]+'|\"[^\"\n]+\")", re.IGNORECASE
 )
@@ -135,8 +136,8 @@ def _contradicts(answer: Answer, sentence: str) -> bool:
 
 
 def _denies(text: str) -> bool:
-    """`5, not 7` denies nothing of what it is about."""
-    return bool(_NOT.search(_RATHER.sub("", text)))
+    """`5, not 7` denies nothing of what it is about, and a No that comes first is for the question."""
+    return bool(_NOT.search(_RATHER.sub("", _FIRST.sub("", text))))
 
 
 def _invents(answer: Answer, sentence: str) -> bool:
