@@ -1,7 +1,7 @@
 """What an answer of the simulated user tells, and what is wrong with it: rules over words, so the same for the same dialogue.
 
 Knows a goal and texts; no server, no episode. Words decide, not meaning: a contradiction without a word of negation or an unknown
-value is not seen, and a free paraphrase may look like an invention. docs/methods/interactive.md has what was measured.
+value is not seen, and a free paraphrase may look like an invention. scripts/bench/drift.py measures both.
 """
 
 import re
