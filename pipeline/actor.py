@@ -55,7 +55,9 @@ def actor_name(config: Config) -> str:
 
 
 def check_actor(config: Config) -> None:
-    """A script that cannot be read, or a model that is nowhere, is refused before a run folder is made for it."""
+    """A script or a demonstration that cannot be read, or a model that is nowhere, is refused before a run folder is made for it."""
+    if config.rollout.demonstration is not None:
+        load_demonstration(config.rollout.demonstration)
     if config.rollout.policy != "model":
         make_expert(config.rollout.policy, Chat(ByteTemplate(), user=config.user))
     elif config.model is not None and not config.model.path.exists():

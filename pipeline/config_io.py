@@ -48,18 +48,24 @@ def override(key: str, value: str | int | Path) -> list[str]:
     return [f"--{key}", str(value) if isinstance(value, int) else json.dumps(str(value))]
 
 
+def read_text(path: Path) -> str:
+    """A person's file; ValueError that names it where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; a key written twice is an error, because one of the two would silently do nothing."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such configuration file")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        tree = yaml.load(read_text(path), Loader=_StrictLoader)
     except IsADirectoryError:
         raise ValueError(f"{path}: is a folder, not a configuration file") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expected a mapping of keys to values, found {type(tree).__name__}")
     return tree

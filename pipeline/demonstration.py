@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks import Task
 
+from .config_io import read_text
 from .journal import Journal
 from .types import Episode
 
@@ -22,7 +23,7 @@ def load_demonstration(path: Path) -> Callable[[Task], str]:
     """What a task's prompt begins with; ValueError or FileNotFoundError where there is nothing to show."""
     if path.is_dir():
         return _of_run(path)
-    text = path.read_text(encoding="utf-8").strip()
+    text = read_text(path).strip()
     if not text:
         raise ValueError(f"rollout.demonstration: {path} is empty")
     return lambda task: HEAD + text

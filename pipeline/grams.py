@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from .action import ActionFormat, prose
+from .config_io import read_text
 from .types import Episode, Stop
 
 BUILT_IN = Path(__file__).with_name("grams.txt")
@@ -62,7 +63,7 @@ def load_grams(path: Path | None) -> tuple[str, ...]:
     """The grams of a file, case-folded, each once; ValueError where a line is no phrase, or there is none."""
     file = path or BUILT_IN
     grams: dict[str, None] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         gram = " ".join(line.partition("#")[0].casefold().split())
         if gram and not _LINE.fullmatch(gram):
             raise ValueError(f"{file}, line {number}: {gram!r} is no gram: two or more words of letters and apostrophes")
@@ -74,14 +75,18 @@ def load_grams(path: Path | None) -> tuple[str, ...]:
 
 
 def find_grams(text: str, grams: Sequence[str]) -> list[Match]:
-    """Where they stand, from left to right, the longest of several at one place; case does not matter, words may be a line apart."""
-    return [Match(*found.span(), " ".join(re.split(_GAP, found[0].casefold()))) for found in _pattern(tuple(grams)).finditer(text)]
+    """Where they stand, from left to right, the longest of several at one place; case and kind of apostrophe do not matter, words may
+    be a line apart."""
+    return [
+        Match(*found.span(), " ".join(re.split(_GAP, found[0].casefold().replace("\u2019", "'"))))
+        for found in _pattern(tuple(grams)).finditer(text)
+    ]
 
 
 @cache
 def _pattern(grams: tuple[str, ...]) -> re.Pattern[str]:
     longest_first = sorted(grams, key=len, reverse=True)
-    words = "|".join(_GAP.join(map(re.escape, gram.split())) for gram in longest_first)
+    words = "|".join(_GAP.join(map(re.escape, gram.split())) for gram in longest_first).replace("'", "['\u2019]")
     return re.compile(rf"(?<![\w']){'(?:' + words + ')'}(?![\w'])", re.IGNORECASE)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from tasks import Outcome, Task, Verdict, read_rows
 
 from .action import ActionFormat, FormatError, render
+from .config_io import read_text
 from .foreign import Said, UnknownTool, actions_of, command_of, has_functions, read_arguments
 from .journal import Journal
 from .prompt import ByteTemplate, Chat
@@ -155,11 +156,7 @@ def read_source(name: str) -> Iterator[Trajectory]:
     """The trajectories of one file, or of a data set of the hub; ValueError or FileNotFoundError where it holds none."""
     path = Path(name)
     if path.suffix == ".traj":
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-        yield _of_traj(_object(name, text), path)
+        yield _of_traj(_object(name, read_text(path)), path)
         return
     if path.exists() and path.suffix not in SUFFIXES:
         raise ValueError(f"{name}: {', '.join(SUFFIXES)} and .traj can be read")

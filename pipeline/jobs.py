@@ -71,7 +71,10 @@ def eval_config(arguments: argparse.Namespace) -> Config:
     if arguments.limit:
         words += override("tasks.limit", arguments.limit)
     words += policy_words(arguments.policy, arguments.config is None)
-    return load_config(arguments.config, [*words, *sandbox_overrides(arguments), *arguments.overrides], Config)
+    config = load_config(arguments.config, [*words, *sandbox_overrides(arguments), *arguments.overrides], Config)
+    if config.rollout.demonstration is not None:
+        raise ValueError("rollout.demonstration is for `greengrad rollout`: with a worked example in the prompt nothing else is comparable")
+    return config
 
 
 def policy_words(policy: str, alone: bool) -> list[str]:
@@ -253,7 +256,8 @@ def start_run(run: Path, config: Config) -> None:
 
     check_actor(config)
     run.mkdir(parents=True, exist_ok=True)
+    data = [config.tasks.suite, *([config.planning.grams] if config.planning.grams else [])]
     seeds = {"train": config.train.seed, "learner": config.learner.seed, "policy": config.policy.seed}
-    for line in write_manifest(run, make_manifest(config, [config.tasks.suite], seeds), default_values(Config)):
+    for line in write_manifest(run, make_manifest(config, data, seeds), default_values(Config)):
         log.warning("going on although %s", line)
     dump_config(config, run / "config.yaml")

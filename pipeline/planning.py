@@ -16,8 +16,10 @@ import logging
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate
 
 import numpy as np
 
@@ -48,17 +50,29 @@ def read_plan(turn: Turn, chat: Chat, grams: Sequence[str]) -> Plan:
         for start, end in prose_spans(text, chat.action_format)
         for found in find_grams(text[start:end], grams)
     ]
-    return Plan(tuple(matches), tuple(token_range(chat.template, turn.completion.ids, one) for one in matches))
+    return Plan(tuple(matches), tuple(token_ranges(chat.template, turn.completion.ids, matches)))
 
 
-def token_range(template: Template, ids: Sequence[int], match: Match) -> tuple[int, int]:
-    """The ids whose text lies at least partly in the match: [first, end). The text is that of the ids decoded."""
+def token_ranges(template: Template, ids: Sequence[int], matches: Sequence[Match]) -> list[tuple[int, int]]:
+    """Of each match the ids whose text lies at least partly in it: [first, end). The text is that of the ids decoded."""
+    if not matches:
+        return []
+    pieces = [template.decode([one]) for one in ids]
+    lengths = [0, *accumulate(map(len, pieces))]
+    if "".join(pieces) == template.decode(ids):
+        return [_range(len(ids), one, lengths.__getitem__) for one in matches]
 
+    @cache
     def length(count: int) -> int:
         return len(template.decode(ids[:count]).rstrip("�"))  # a character of which bytes are missing is not there yet
 
-    first = bisect_right(range(len(ids) + 1), match.start, key=length) - 1
-    return first, max(bisect_left(range(len(ids) + 1), match.end, key=length), first + 1)
+    return [_range(len(ids), one, length) for one in matches]
+
+
+def _range(count: int, match: Match, length: Callable[[int], int]) -> tuple[int, int]:
+    """`length` says how many characters the first so many of `count` ids are."""
+    first = bisect_right(range(count + 1), match.start, key=length) - 1
+    return first, max(bisect_left(range(count + 1), match.end, key=length), first + 1)
 
 
 def plan_batch(batch: Batch, groups: Sequence[Group], chat: Chat, planning: PlanningConfig) -> tuple[Batch, dict[str, float]]:

@@ -88,6 +88,19 @@ def test_a_demonstration_that_shows_nothing_is_refused(tmp_path: Path, what: str
         load_demonstration(path)
 
 
+@pytest.mark.parametrize("command", ["rollout", "eval"])
+def test_a_demonstration_is_refused_before_a_folder_is_made_and_by_evaluations_always(
+    tmp_path: Path, suite: Suite, command: str, capsys: Any
+) -> None:
+    (tmp_path / "d.md").write_bytes(b"\xff\xfe" if command == "rollout" else b"look, then edit")
+    config, out = tmp_path / "c.yaml", str(tmp_path / "out")
+    config.write_text(f"tasks: {{suite: {suite.path}}}\nrollout: {{policy: gold, demonstration: {tmp_path / 'd.md'}}}\n")
+    words = ["rollout", str(config), "--run", out]
+    words = words if command == "rollout" else ["eval", str(suite.path), "--policy", "gold", "--config", str(config), "--out", out]
+    assert main(words) == 2 and not (tmp_path / "out").exists()
+    assert ("d.md: not UTF-8 text" if command == "rollout" else "is for `greengrad rollout`") in capsys.readouterr().err
+
+
 def test_reinforcement_with_a_demonstration_in_the_prompt_is_refused(tmp_path: Path, suite: Suite, capsys: Any) -> None:
     (tmp_path / "d.md").write_text("look, then edit")
     (tmp_path / "c.yaml").write_text(
@@ -119,6 +132,14 @@ def test_an_episode_in_another_template_is_told_anew_in_the_model_s() -> None:
     told = tell_plainly(episode, other, SUITE[0])
     assert told.turns[0].prompt == tuple(other.start_prompt(SUITE[0])) != episode.turns[0].prompt
     assert [turn.completion.text for turn in told.turns] == [turn.completion.text for turn in episode.turns]
+
+
+def test_an_episode_that_started_in_the_middle_of_another_is_told_anew_whole() -> None:
+    other, whole = Chat(ByteTemplate(), "tool_json"), expert(0)
+    told = tell_plainly(replace(whole, prefix=whole.turns[:1], turns=whole.turns[1:]), other, SUITE[0])
+    assert told.turns == tell_plainly(whole, other, SUITE[0]).turns[1:] and told.turns[0].prompt != whole.turns[1].prompt
+    same = replace(whole, prefix=whole.turns[:1], turns=whole.turns[1:])
+    assert tell_plainly(same, CHAT, SUITE[0]) == same
 
 
 # ------------------------------------------------------------------------------------------------ other people's

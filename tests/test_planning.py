@@ -17,12 +17,12 @@ from pipeline.batch import build_batch
 from pipeline.cli import main
 from pipeline.config import Config, CreditConfig, LossConfig, PlanningConfig, TasksConfig
 from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
-from pipeline.grams import BUILT_IN, find_grams, grams_of, load_grams, mine_grams, write_grams
+from pipeline.grams import BUILT_IN, Match, find_grams, grams_of, load_grams, mine_grams, write_grams
 from pipeline.journal import Journal
 from pipeline.loss import Tokens, policy_loss
 from pipeline.orders import LossStats, measure_phases, merge_stats
 from pipeline.packs import Room, pack_samples
-from pipeline.planning import draw_placebo, emphasise, mark, plan_batch, read_plan, shannon, stress, token_range, top_entropy
+from pipeline.planning import draw_placebo, emphasise, mark, plan_batch, read_plan, shannon, stress, token_ranges, top_entropy
 from pipeline.prompt import ByteTemplate, Chat, ModelTemplate
 from pipeline.train import train
 from pipeline.types import Batch, Completion, Episode, Group, Sample, Stop, Turn
@@ -77,6 +77,7 @@ def test_grams_are_found_whatever_the_case_across_lines_and_the_longest_first() 
         ("let me look at the", "LET me\n look, at the"),
         ("the root cause is", "The root cause is"),
     ]
+    assert find_grams("Let\u2019s see it", ["let's see it"]) == [Match(0, 12, "let's see it")]
     assert find_grams("we should checkout", GRAMS) == find_grams("", GRAMS) == []
 
 
@@ -95,7 +96,7 @@ def test_a_real_tokenizer_s_tokens_of_a_gram_cover_it_and_little_more(smollm2: P
     for text in ("Let me look at the file.", "🙂🙂 漢字: let me look at é", "x" * 300 + " we should check\nthe root cause is 🙂"):
         ids = chat.template.encode(text)
         for found in find_grams(text, GRAMS):
-            first, end = token_range(chat.template, ids, found)
+            ((first, end),) = token_ranges(chat.template, ids, [found])
             covered, wanted = chat.template.decode(ids[first:end]), text[found.start : found.end]
             assert wanted in covered and len(covered) <= len(wanted) + 1, (covered, wanted)
 

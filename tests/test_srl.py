@@ -123,7 +123,7 @@ def test_a_malformed_turn_of_the_expert_is_no_prompt_and_stays_in_the_context() 
     assert [step.task.instance_id for step in steps] == ["toy-0#02"] and "no block here" in text_of(steps[0].prompt)
 
 
-def test_prompts_that_the_context_cannot_hold_are_left_out_and_none_at_all_is_an_error() -> None:
+def test_prompts_that_the_context_cannot_hold_are_left_out_and_none_at_all_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     steps = list(make_steps(CHAT, make_task(0), expert().turns, 2, "toy-0"))
     config = Config(tasks=TasksConfig(suite=Path("none")), rollout=RolloutConfig(max_new_tokens=10))
 
@@ -131,6 +131,8 @@ def test_prompts_that_the_context_cannot_hold_are_left_out_and_none_at_all_is_an
         return config.model_copy(update={"model": ModelConfig(path=Path("m"), context=tokens)})
 
     assert fit(steps, with_context(len(steps[0].prompt) + 10), Path("run")) == steps[:1]
+    few = with_context(100_000).model_copy(update={"srl": SrlConfig(episodes=Path("e"), batch=3)})
+    assert fit(steps, few, Path("run")) == steps and "srl.batch = 3 of 2 prompts" in caplog.text
     with pytest.raises(ValueError, match="none of 2 prompts leaves room"):
         fit(steps, with_context(100), Path("run"))
     with pytest.raises(ValueError, match="no resolved episode of two turns"):
@@ -262,4 +264,7 @@ def test_asking_twice_gives_the_same_answer() -> None:
     play = world.rig.elsewhere
     assert play is not None
     first, second = [asyncio.run(play(world.policy, world.tasks[0], world.rig, slot)) for _ in range(2)]
-    assert first == second
+    assert replace(first, seconds=0, turns=(replace(first.turns[0], seconds_model=0),)) == replace(
+        second, seconds=0, turns=(replace(second.turns[0], seconds_model=0),)
+    )
+    assert first.seconds == first.turns[0].seconds_model > 0

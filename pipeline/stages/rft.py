@@ -76,11 +76,12 @@ def choose_demonstrations(episodes: Iterable[Episode], per_task: int | None = No
 
 def tell_plainly(episode: Episode, chat: Chat, task: Task) -> Episode:
     """The episode with the prompts that the model will see: without a demonstration, in its own template."""
-    start = len(episode.turns[0].prompt) if episode.turns else 0
-    turns = episode.turns
+    turns = episode.played
+    start = len(turns[0].prompt) if turns else 0
     if episode.plain_start:
         turns = tuple(replace(turn, prompt=episode.plain_start + turn.prompt[start:]) for turn in turns)
-    return replace(episode, turns=turns if episode.prefix else retell(chat, task, turns))
+    told, known = retell(chat, task, turns), len(episode.prefix)
+    return replace(episode, prefix=told[:known], turns=told[known:])
 
 
 def load_demonstrations(config: Config, rft: RftConfig, folder: Path) -> list[Episode]:

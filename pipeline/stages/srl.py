@@ -8,6 +8,7 @@ Left out: prompts that the context cannot hold; the expert's last turn (it submi
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -99,6 +100,8 @@ def fit(steps: Sequence[Step], config: Config, source: Path) -> list[Step]:
             f"srl.episodes: none of {len(steps)} prompts leaves room in model.context for rollout.max_new_tokens ({room} left)"
         )
     log.info("%d prompts of an expert's; %d more are too long for the context", len(fitting), len(steps) - len(fitting))
+    if config.srl is not None and len(fitting) < config.srl.batch:
+        log.warning("srl.batch = %d of %d prompts: an update asks the same ones several times", config.srl.batch, len(fitting))
     return fitting
 
 
@@ -113,12 +116,15 @@ class Steps:
         step = self.of_name[task.instance_id]
         rig.diary.issue(slot.episode_id, slot.group_id, task.instance_id, slot.step)
         episode = Episode(slot.episode_id, slot.group_id, task.instance_id, (), Stop.STEP, "", None)
+        started = time.monotonic()
         try:
             completion = await policy.sample(step.prompt, rig.rollout.max_new_tokens, derive_seed(slot, 0))
         except (PolicyError, ContextFull) as failure:
             why = f"{type(failure).__name__}: {failure}"
             return replace(episode, stop=Stop.INFRA, verdict=Verdict(task.instance_id, Outcome.INFRA, why), error=why)
-        return score_answer(replace(episode, turns=(read_answer(rig.chat, step, completion),)), step)
+        seconds = time.monotonic() - started
+        turn = replace(read_answer(rig.chat, step, completion), seconds_model=seconds)
+        return score_answer(replace(episode, turns=(turn,), seconds=seconds), step)
 
 
 def read_answer(chat: Chat, step: Step, completion: Completion) -> Turn:
