@@ -176,7 +176,19 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
     """Counts, and means over graded episodes; a mean over nothing is left out rather than called 0."""
     graded = [episode for group in credited for episode in group.graded]
     ungraded = [episode for group in credited for episode in group.ungraded]
-    metrics = {
+    metrics = count_fates(credited, ungraded) | measure_rewards(graded, ungraded) | measure_turns(graded)
+    if graded:
+        metrics |= {
+            "reward/mean": float(np.mean(np.concatenate([group.shaped_G for group in credited]))),
+            "batch/zero_groups": float(sum(_all_have(group, 0.0) for group in credited)),
+            "batch/solved_groups": float(sum(_all_have(group, 1.0) for group in credited)),
+        }
+    return metrics
+
+
+def count_fates(credited: Sequence[CreditedGroup], ungraded: Sequence[Episode]) -> dict[str, float]:
+    """How many groups and episodes became what."""
+    return {
         "batch/groups": float(len(credited)),
         "batch/kept_groups": float(sum(group.fate == "kept" for group in credited)),
         "batch/mixed_groups": float(sum(group.mixed for group in credited)),
@@ -187,25 +199,31 @@ def measure_groups(credited: Sequence[CreditedGroup]) -> dict[str, float]:
         "batch/infra_episodes": float(sum(_is_infra(episode) for episode in ungraded)),
         "batch/unjudged_episodes": float(sum(not _is_infra(episode) and not episode.drifted for episode in ungraded)),
         "batch/drifted_episodes": float(sum(not _is_infra(episode) and episode.drifted for episode in ungraded)),
-        "batch/graded_episodes": float(len(graded)),
+        "batch/graded_episodes": float(sum(len(group.graded) for group in credited)),
     }
+
+
+def measure_rewards(graded: Sequence[Episode], ungraded: Sequence[Episode]) -> dict[str, float]:
+    """The truth of all episodes with a verdict, what credit sees of those that it has, and the gap where both are known."""
     with_verdict = [one for one in [*graded, *ungraded] if not _is_infra(one) and one.reward is not None]
-    if with_verdict:
-        metrics["reward/resolved"] = float(np.mean([episode.reward for episode in with_verdict]))
+    metrics = {"reward/resolved": float(np.mean([episode.reward for episode in with_verdict]))} if with_verdict else {}
     if graded:
-        metrics |= {
-            "reward/mean": float(np.mean(np.concatenate([group.shaped_G for group in credited]))),
-            "reward/channel": float(np.mean([episode.signal for episode in graded])),
-            "batch/turns_mean": float(np.mean([len(episode.turns) for episode in graded])),
-            "batch/submit_rate": float(np.mean([episode.stop is Stop.SUBMITTED for episode in graded])),
-            "batch/truncated_rate": float(np.mean([episode.stop in TRUNCATED for episode in graded])),
-            "batch/zero_groups": float(sum(_all_have(group, 0.0) for group in credited)),
-            "batch/solved_groups": float(sum(_all_have(group, 1.0) for group in credited)),
-        }
+        metrics["reward/channel"] = float(np.mean([episode.signal for episode in graded]))
     if with_verdict and graded:
-        metrics["reward/gap"] = float(np.mean([episode.signal for episode in graded]) - np.mean([episode.reward for episode in graded]))
-    turns = [turn for episode in graded for turn in episode.turns]
-    if turns:
+        metrics["reward/gap"] = metrics["reward/channel"] - float(np.mean([episode.reward for episode in graded]))
+    return metrics
+
+
+def measure_turns(graded: Sequence[Episode]) -> dict[str, float]:
+    """How long episodes are, how they end, and how many turns are malformed or repeated."""
+    if not graded:
+        return {}
+    metrics = {
+        "batch/turns_mean": float(np.mean([len(episode.turns) for episode in graded])),
+        "batch/submit_rate": float(np.mean([episode.stop is Stop.SUBMITTED for episode in graded])),
+        "batch/truncated_rate": float(np.mean([episode.stop in TRUNCATED for episode in graded])),
+    }
+    if turns := [turn for episode in graded for turn in episode.turns]:
         metrics["batch/format_error_rate"] = float(np.mean([turn.call is None for turn in turns]))
         metrics["batch/repeated_turn_rate"] = sum(count_repeats(episode.turns) for episode in graded) / len(turns)
     return metrics

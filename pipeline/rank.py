@@ -13,7 +13,7 @@ import os
 import resource
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_never
@@ -226,15 +226,7 @@ def compute_loss(shop: Workshop, pack: MicroBatch, objective: Objective) -> tupl
     def put(array_M: np.ndarray | None) -> Any:
         return None if array_M is None else torch.from_numpy(array_M).to(shop.engine.device)
 
-    tokens = Tokens(
-        engine_M=put(pack.engine_M),
-        old_M=put(pack.old_M),
-        advantages_M=put(pack.advantages_M),
-        weights_M=put(pack.weights_M),
-        sequences_M=put(pack.sequences_M),
-        reference_M=put(pack.reference_M),
-        planning_M=put(pack.planning_M),
-    )
+    tokens = Tokens(**{field.name: put(getattr(pack, field.name)) for field in fields(Tokens)})  # the same names in both
     match objective:
         case "policy":
             return policy_loss(*forward(shop, pack, shop.setup.temperature, shop.engine), tokens, shop.setup.loss)
