@@ -255,6 +255,8 @@ def start_run(run: Path, config: Config) -> None:
     from .manifest import make_manifest, write_manifest
 
     check_actor(config)
+    if (run / "journal.sqlite").exists() and not (run / "manifest.json").exists():
+        raise ValueError(f"{run}: holds episodes that no configuration made (of `greengrad import`?); choose another run folder")
     run.mkdir(parents=True, exist_ok=True)
     data = [config.tasks.suite, *([config.planning.grams] if config.planning.grams else [])]
     seeds = {"train": config.train.seed, "learner": config.learner.seed, "policy": config.policy.seed}

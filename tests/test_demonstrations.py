@@ -323,6 +323,9 @@ def test_the_command_tells_what_it_left_out(tmp_path: Path, suite: Suite, capsys
     told = capsys.readouterr().out
     assert "run: 1 episodes" in told and "left out: 1 not resolved" in told and "left out: 1 of tasks that are not in the suite" in told
     assert main(words) == 2 and "holds a run already" in capsys.readouterr().err
+    (tmp_path / "c.yaml").write_text(f"tasks: {{suite: {suite.path}}}\nrollout: {{policy: gold}}\n")
+    assert main(["rollout", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run")]) == 2, "it would be one run with the imported"
+    assert "no configuration made" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["False", "false", 0.5, 2, -1, 0])

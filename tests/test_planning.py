@@ -18,6 +18,7 @@ from pipeline.cli import main
 from pipeline.config import Config, CreditConfig, LossConfig, PlanningConfig, TasksConfig
 from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
 from pipeline.grams import BUILT_IN, Match, find_grams, grams_of, load_grams, mine_grams, write_grams
+from pipeline.jobs import start_run
 from pipeline.journal import Journal
 from pipeline.loss import Tokens, policy_loss
 from pipeline.orders import LossStats, measure_phases, merge_stats
@@ -354,3 +355,13 @@ def test_marks_in_bytes_of_a_whole_batch(grams: Path) -> None:
         sum(s.planning_T.sum() for s in batch.samples if s.planning_T is not None) / batch.tokens
     )
     assert ByteTemplate().decode(batch.samples[0].ids_T[batch.samples[0].planning_T].tolist()) == "We should checklet me look at"
+
+
+def test_grams_that_were_edited_since_a_run_began_are_told(tmp_path: Path, grams: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "suite").mkdir()
+    config = Config(tasks=TasksConfig(suite=tmp_path / "suite"), planning=PlanningConfig(grams=grams), rollout={"policy": "gold"})
+    for text in ("", "", "let me think\n"):
+        assert "going on although" not in caplog.text
+        grams.write_text(grams.read_text() + text)
+        start_run(tmp_path / "run", config)
+    assert f"going on although {grams} was" in caplog.text
