@@ -55,14 +55,15 @@ def cut_before(episode: Episode, turn: int) -> tuple[Turn, ...]:
 
 
 def retell(chat: Chat, task: Task, turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """The same turns in the tokens of `chat`: as they are where it made them, else written anew; they are context and never trained."""
+    """The same turns in the tokens of `chat`: as they are where it made them, else written anew, an answer that was cut without an end."""
     prompt = chat.start_prompt(task)
     if not turns or tuple(prompt) == turns[0].prompt:
         return tuple(turns)
     told = []
     for turn in turns:
-        ids = tuple(chat.write(turn.completion.text))
-        completion = Completion(ids, (0.0,) * len(ids), turn.completion.text, 0, stopped=True)
+        text, stopped = turn.completion.text, turn.completion.stopped
+        ids = tuple(chat.write(text) if stopped else chat.template.encode(text))
+        completion = Completion(ids, (0.0,) * len(ids), text, 0, stopped)
         told.append(replace(turn, prompt=tuple(prompt), completion=completion))
         prompt = chat.extend(prompt, completion, turn.observation)
     return tuple(told)

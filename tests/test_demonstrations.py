@@ -134,6 +134,15 @@ def test_an_episode_in_another_template_is_told_anew_in_the_model_s() -> None:
     assert [turn.completion.text for turn in told.turns] == [turn.completion.text for turn in episode.turns]
 
 
+def test_an_answer_that_was_cut_is_told_without_an_end_that_nobody_said() -> None:
+    other, whole = Chat(ByteTemplate(), "tool_json"), expert(0)
+    first = whole.turns[0]
+    cut = replace(first, completion=replace(first.completion, ids=first.completion.ids[:-1], stopped=False))
+    told = tell_plainly(replace(whole, turns=(cut, *whole.turns[1:])), other, SUITE[0])
+    assert [turn.completion.ids[-1] == other.template.turn_end for turn in told.turns] == [False, True, True]
+    assert told.turns[1].prompt == tell_plainly(whole, other, SUITE[0]).turns[1].prompt, "the context has the end"
+
+
 def test_an_episode_that_started_in_the_middle_of_another_is_told_anew_whole() -> None:
     other, whole = Chat(ByteTemplate(), "tool_json"), expert(0)
     told = tell_plainly(replace(whole, prefix=whole.turns[:1], turns=whole.turns[1:]), other, SUITE[0])
