@@ -18,6 +18,8 @@ COMMANDS = frozenset(
     {"open", "goto", "scroll_up", "scroll_down", "create", "edit", "insert", "find_file", "search_dir", "search_file", "undo_edit", "think"}
 )
 """Words that were no programs where they came from."""
+LISTED = "files and directories up to 2 levels deep in"
+"""What their editor says to a view of a folder; ours views files."""
 _FUNCTION = re.compile(r"<function=([\w-]+)>(.*?)</function>", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([\w-]+)>(.*?)</parameter>", re.DOTALL)
 _FENCE = re.compile(r"^ *`{3,}.*\n?", re.MULTILINE)
@@ -51,7 +53,9 @@ def actions_of(said: Said) -> list[ToolCall]:
     theirs = said.calls or [*map(_read_function, _FUNCTION.findall(said.text))]
     if not theirs and said.fenced:
         theirs = [*map(command_of, _FENCED.findall(said.text))]
-    return [translate(call) for call in theirs if call.name]
+    calls = [translate(call) for call in theirs if call.name]
+    listed = LISTED in said.observation.partition("\n")[0]
+    return [_list(call.arguments["path"]) if listed and call.name == "view" else call for call in calls]
 
 
 def has_functions(text: str) -> bool:
@@ -72,6 +76,8 @@ def read_arguments(name: str, text: str) -> ToolCall:
 
 def translate(call: ToolCall) -> ToolCall:
     """One action of theirs in ours."""
+    if call.name in SHELLS and call.arguments.get("is_input", "").lower() == "true":
+        raise UnknownTool("input to a program that runs")
     if call.name in SHELLS:
         return _checked("bash", {"command": call.arguments.get("command", "")})
     if call.name in ENDS:
@@ -135,6 +141,11 @@ def _view(path: str, lines: list[int]) -> ToolCall:
     if len(lines) == 2 and lines[1] < 0:
         return ToolCall("bash", {"command": f"tail -n +{max(lines[0], 1)} {shlex.quote(path)}"})
     return _checked("view", {"path": path, **({"lines": f"{max(lines[0], 1)}-{lines[1]}"} if len(lines) == 2 else {})})
+
+
+def _list(path: str) -> ToolCall:
+    """As their editor lists a folder."""
+    return ToolCall("bash", {"command": f"find {shlex.quote(path)} -maxdepth 2 -not -path '*/.*'"})
 
 
 def _checked(name: str, arguments: dict[str, str]) -> ToolCall:

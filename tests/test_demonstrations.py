@@ -294,6 +294,10 @@ BAD: list[tuple[Callable[[], dict[str, Any]], str]] = [
         lambda: openhands(messages=[*START, message("assistant", "", ("bash", {"command": "a"}), ("bash", {"command": "b"}))]),
         "several actions in a turn",
     ),
+    (
+        lambda: openhands(messages=[*START, message("assistant", "", ("execute_bash", {"command": "C-c", "is_input": "true"}))]),
+        "input to a program that runs",
+    ),
     (lambda: openhands(messages=[*START, message("assistant", "I am done.")]), "1 without a turn that holds an action"),
 ]
 
@@ -372,6 +376,13 @@ def test_only_paths_below_their_home_are_moved(tmp_path: Path) -> None:
 def test_a_fence_in_a_trajectory_with_tool_calls_is_no_action(tmp_path: Path) -> None:
     said = message("assistant", "I could:\n```\nrm -rf build\n```"), message("user", "Call a tool.")
     assert import_one(tmp_path, LOOK, *said, FINISH) == [ToolCall("bash", {"command": "ls"}), None, ToolCall("submit", {})]
+
+
+def test_a_view_of_a_folder_is_a_command_because_ours_shows_files(tmp_path: Path) -> None:
+    look = message("assistant", "", ("str_replace_editor", {"command": "view", "path": "/workspace/toy"}))
+    seen = "OBSERVATION:\nHere's the files and directories up to 2 levels deep in /workspace/toy, excluding hidden items:\n/workspace/toy/a"
+    (call, _) = import_one(tmp_path, look, message("tool", seen), FINISH)
+    assert call == ToolCall("bash", {"command": "find /testbed -maxdepth 2 -not -path '*/.*'"})
 
 
 def test_words_after_a_submission_do_not_undo_it(tmp_path: Path) -> None:
