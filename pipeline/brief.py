@@ -1,8 +1,8 @@
 """Under-specified variants of a task: which sentences of its statement only the simulated user knows; rules over text, no model.
 
-The first sentence stays, as do headings; of the other sentences and list items a share, drawn by the task's id and a seed, becomes
-what the user holds. Code belongs to the sentence before it. A statement of one sentence is cut at its first colon or semicolon.
-Left out: whether what is missing matters for the hidden tests; sentences are found by their marks, not by a grammar.
+The first sentence stays, as do headings and comments; of the other sentences and list items a share, drawn by the task's id and a
+seed, becomes what the user holds. Code belongs to the sentence before it. A statement of one sentence is cut at its first colon or
+semicolon. Left out: whether what is missing matters for the hidden tests; sentences are found by their marks, not by a grammar.
 """
 
 import hashlib
@@ -19,10 +19,13 @@ from .goal import Component, Goal, Kind
 PROFILE = "You use this program. You have not read its source and do not know how it is repaired."
 POLICY = "You answer what you are asked, with what you know, and with nothing else; you do not say the same thing twice."
 _FENCE = re.compile(r"\s{0,3}(```|~~~)")
+_COMMENT = re.compile(r"\s*<!--(?!.*-->\s*\S)")
 _HEADING = re.compile(r"#{1,6}\s")
 _CODE = re.compile(r"( {4}|\t)")
 _ITEM = re.compile(r"\A\s{0,3}(?:[-*+]|\d{1,3}[.)])\s+")
-_SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)[ \t]*(?:\n|[ \t])[ \t]*(?=[^\sa-z]|\w+[(_]|\w+\.\w)")
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)[ \t\r]*(?:\n|[ \t])[ \t]*(?=[^\sa-z]|\w+[(_]|\w+\.\w)")
+_TITLE = re.compile(r"[^\n]*[^\s.,;:!?-][ \t\r]*\n(?=[^\sa-z])")
+"""A first line that ends no sentence, before a line that begins one: an issue's title."""
 _CLAUSE = re.compile(r"(?<=[:;])\s+")
 _PREFERENCE = re.compile(r"\b(prefer\w*|ideally|nice to have|would be nice|if possible|optional(?:ly)?)\b", re.IGNORECASE)
 
@@ -42,6 +45,7 @@ class _Unit:
     start: int
     end: int
     heading: bool = False
+    """Or a comment: never withheld."""
 
 
 def brief_of(task: Task, settings: UserConfig) -> Brief:
@@ -54,7 +58,7 @@ def make_brief(name: str, statement: str, share: float, seed: int) -> Brief:
     units = split_statement(statement)
     texts = [statement[unit.start : unit.end] for unit in units]
     open_units = [place for place, unit in enumerate(units) if not unit.heading]
-    candidates = open_units[1:]
+    candidates = [place for place in open_units[1:] if re.search(r"\w", texts[place])]
     drawn = sorted(candidates, key=lambda place: hashlib.blake2b(f"{seed}/{name}/{place}".encode()).digest())
     held = sorted(drawn[: math.ceil(share * len(candidates))])
     objective = _plain(texts[open_units[0]]) if open_units else statement.strip()
@@ -105,19 +109,24 @@ class _Block:
 def _lines(text: str) -> Iterator[_Block]:
     """Runs of lines of one kind; a blank line ends all but code."""
     found: _Block | None = None
-    fenced = False
+    fenced = comment = False
+    title = _TITLE.match(text)
     place = 0
     for line in text.splitlines(keepends=True):
         start, place = place, place + len(line)
         end = start + len(line.rstrip())
         fence = bool(_FENCE.match(line))
-        if fenced or fence:
+        comment = comment or (not fenced and bool(_COMMENT.match(line)))
+        if comment:
+            what, comment = "heading", "-->" not in line
+        elif fenced or fence:
             what, fenced = "code", fenced != fence
         elif not line.strip():
             what = ""
         else:
             what = _what(line, found)
-        if found and (what != found.what or what in ("item", "heading")) and what != "more":
+        begins = what in ("item", "heading") or (title is not None and start == title.end())
+        if found and (what != found.what or begins) and (what != "more" or begins):
             yield found
             found = None
         if what:

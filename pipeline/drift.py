@@ -26,6 +26,8 @@ KNOWN, FEW = 0.2, 4
 """A sentence of at least FEW words, of which a smaller share is known, is invented."""
 _WORD = re.compile(r"[^\W\d_]\w+|-?\d+(?:\.\d+)?")
 _VALUE = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)|`[^`\n]+`|\w+_\w+|(?<![A-Za-z])'[^'\n]+'(?![A-Za-z])|\"[^\"\n]+\"")
+_CUT = re.compile(r"\n\[\.\.\. \d+ characters left out \.\.\.\]\n")
+"""What tools.clip writes."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _NOT = re.compile(r"\b(?:not|never|no|nor|neither|without|cannot)\b|n't\b", re.IGNORECASE)
 _FIRST = re.compile(r"^\s*(?:no|yes)\b[,.;:!]?\s*", re.IGNORECASE)
@@ -75,7 +77,8 @@ def find_faults(answer: Answer) -> tuple[Fault, ...]:
     """All that is wrong with an answer; () for one that stays with the goal."""
     if answer.text == NO_ANSWER or not re.search(r"\w", answer.text):
         return (Fault.SILENT,)
-    sentences = [sentence for sentence in _SENTENCE.split(answer.text) if sentence.strip()]
+    quoted = any(_is_quote(answer.text, one.text) for one in answer.goal.components)
+    sentences = [] if quoted else _split(re.sub(rf"\S*{_CUT.pattern}\S*", "\n", answer.text))
     found = {
         Fault.REPEATS: _repeats(answer),
         Fault.CONTRADICTS: any(_contradicts(answer, sentence) for sentence in sentences),
@@ -112,7 +115,19 @@ def _open(answer: Answer) -> list[int]:
 
 
 def _share(answer: Answer, place: int) -> float:
-    return _overlap(answer.text, answer.goal.components[place].text)
+    held = answer.goal.components[place].text
+    return 1.0 if _is_quote(answer.text, held) else _overlap(answer.text, held)
+
+
+def _is_quote(text: str, held: str) -> bool:
+    """Word for word what is held, but for a cut in its middle: whatever it says, it is the goal's."""
+    head, *rest = [" ".join(part.split()) for part in _CUT.split(text)]
+    whole = " ".join(held.split())
+    return whole.startswith(head) and whole.endswith(rest[-1]) if rest else whole == head
+
+
+def _split(text: str) -> list[str]:
+    return [sentence for sentence in _SENTENCE.split(text) if sentence.strip()]
 
 
 def _overlap(text: str, held: str) -> float:
@@ -130,7 +145,7 @@ def _repeats(answer: Answer) -> bool:
 
 def _contradicts(answer: Answer, sentence: str) -> bool:
     """It is about something that the goal holds and denies it, or the other way round."""
-    held = [one.text for one in answer.goal.components[3:] if _overlap(sentence, one.text) >= ABOUT]
+    held = [text for one in answer.goal.components[3:] for text in _split(one.text) if _overlap(sentence, text) >= ABOUT]
     closest = max(held, key=lambda text: _overlap(sentence, text), default=None)
     return closest is not None and _denies(sentence) != _denies(closest)
 

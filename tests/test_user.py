@@ -19,19 +19,21 @@ from pipeline.config import Config, CreditConfig, RolloutConfig, UserConfig
 from pipeline.config_reward import JudgeConfig
 from pipeline.drift import CLOSING, NO_ANSWER, Answer, find_faults, name_wanted, read_answer
 from pipeline.expert import ScriptedPolicy
+from pipeline.export import export_run
 from pipeline.fake import MemoryMachines, SoftmaxLearner, SoftmaxPolicy
-from pipeline.goal import PATHS, Component, Event, Fault, Goal, Heard, Kind, State, advance
+from pipeline.goal import PATHS, Component, Event, Fault, Goal, Heard, Kind, State, States, advance
 from pipeline.journal import Journal
 from pipeline.prompt import ByteTemplate, Chat
 from pipeline.reward import score
 from pipeline.rollout import Rig, Slot, run_episode
 from pipeline.stages.rft import choose_demonstrations, rft_samples
 from pipeline.tables import print_episode
+from pipeline.tools import clip
 from pipeline.train import World, train
 from pipeline.types import Episode, Group, Scored, Stop, ToolCall
 from pipeline.user import Cue, ScriptedSpeaker, Speaker, User, open_user
 from sandbox import FakeSandbox
-from tasks import Task, toy_suite
+from tasks import Task, load_suite, toy_suite
 from tests.test_chat_policy import answer, serving
 from tests.test_replay import greengrad
 from tests.test_resume import Killed
@@ -41,6 +43,7 @@ STATEMENT = "`add` is wrong. add(2, 3) should be 5. An empty call gives 0. Ideal
 TASK = replace(
     make_task(0), problem_statement=STATEMENT, gold_patch="--- a/calc.py\n+++ b/calc.py\n@@ -1 +1 @@\n-a - b\n+    return a + b\n"
 )
+ROWS = Path(__file__).parent / "data" / "verified_slice.parquet"
 ALL = UserConfig(withhold=1.0)
 SLOT = Slot("e", "g")
 
@@ -152,6 +155,14 @@ def test_what_the_user_holds_is_not_in_the_statement_any_more() -> None:
     ]
 
 
+def test_the_title_of_an_issue_is_its_first_sentence() -> None:
+    brief = make_brief("t", "Require a name for Blueprints\nThings do not work (e.g. #4944).\r\nIt would be good to raise.\n", 1.0, 0)
+    assert brief.statement == "Require a name for Blueprints"
+    assert [one.text for one in brief.goal.components[3:]] == ["Things do not work (e.g. #4944).", "It would be good to raise."]
+    wrapped = make_brief("t", "It fails where the name\nis empty. It should not.", 1.0, 0)
+    assert wrapped.statement == "It fails where the name\nis empty."
+
+
 def test_one_sentence_is_cut_at_its_colon_and_the_first_part_stays() -> None:
     brief = make_brief("t", "`add` in `calc.py` is wrong: add(2, 3) should be 5, but it is -1.", 0.1, 0)
     assert brief.statement == "`add` in `calc.py` is wrong."
@@ -246,6 +257,42 @@ def test_the_same_answer_is_a_fault_where_another_question_was_asked_and_somethi
     assert faults_of("Add(2, 3) should be 5", "And what else?", before, told=1) == ["repeats"]
     assert faults_of("add(2, 3) should be 5.", "what is it", before, told=1) == []
     assert faults_of("add(2, 3) should be 5.", "And what else?", before, told=3) == []
+
+
+async def ask_all(statement: str, chars: int = 1200) -> tuple[Goal, list[tuple[str, ...]], States]:
+    """Questions to a scripted user until it says that it is all: the faults of its answers, and the states at the end."""
+    goal = make_brief("t", statement, 1.0, 0).goal
+    states, dialogue, faults = goal.begin(), list[tuple[str, str]](), list[tuple[str, ...]]()
+    for number in range(len(goal.components) - 2):
+        question = f"Question {'x' * number}?"
+        text = clip(await ScriptedSpeaker().say(Cue(goal, states, dialogue, question, "")), chars)
+        event = read_answer(Answer(goal, states, dialogue, question, text, statement))
+        states = advance(goal, states, event)
+        dialogue.append((question, text))
+        faults.append(event.faults)
+    assert dialogue[-1][1] == CLOSING, "it comes to an end"
+    return goal, faults, states
+
+
+@pytest.mark.parametrize("task", load_suite(ROWS).tasks, ids=lambda task: task.instance_id)
+async def test_a_scripted_user_of_a_real_issue_never_seems_to_drift_and_tells_all(task: Task) -> None:
+    """Word for word, or cut in the middle: it is what the goal holds."""
+    for chars in (100, 1200):
+        goal, faults, states = await ask_all(task.problem_statement, chars)
+        assert not any(faults) and not goal.untold(states)
+
+
+@given(text=st.one_of(st.text(), st.text("ab not. 1_\n:;-#`'*<>! \t")))
+def test_neither_does_that_of_any_text(text: str) -> None:
+    goal, faults, states = asyncio.run(ask_all(text))
+    assert not any(faults) and not goal.untold(states)
+
+
+def test_comments_and_marks_without_a_word_are_not_withheld() -> None:
+    text = "It fails.\n<!-- a template's\nword. Another. -->\n\n...\n\nIt should not.\n"
+    brief = make_brief("t", text, 1.0, 0)
+    assert [one.text for one in brief.goal.components[3:]] == ["It should not."]
+    assert brief.statement == "It fails.\n<!-- a template's\nword. Another. -->\n\n..."
 
 
 def test_an_answer_tells_what_most_of_its_words_are_of() -> None:
@@ -556,6 +603,12 @@ def test_an_interactive_episode_in_a_real_machine_is_recorded_shown_and_replayed
     assert "`add` in `calc.py` is wrong." in start and "should be 5" not in start
     told = greengrad("show", tmp_path / "run", episode.episode_id)
     assert "requirement complete" in told.stdout and "localised turn 2" in told.stdout, told.stderr
+    assert export_run(tmp_path / "run", "openai", tmp_path / "chats").written == 1
+    row = json.loads((tmp_path / "chats" / "episodes.jsonl").read_text())
+    assert (
+        "ask_user" in [tool["function"]["name"] for tool in row["tools"]]
+        and row["messages"][1]["content"] == "`add` in `calc.py` is wrong."
+    )
     replayed = greengrad("replay", tmp_path / "run", "--all")
     assert (replayed.returncode, replayed.stdout) == (0, "1 of 1 episodes replay exactly\n"), replayed.stderr
     refused = greengrad("rollout", tmp_path / "c.yaml", "--run", tmp_path / "no", "--user.ask", "false")
