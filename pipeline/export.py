@@ -23,7 +23,7 @@ from .export_sweagent import sweagent_pred, sweagent_traj
 from .journal import Journal
 
 Form = Literal["sweagent", "atif", "openai"]
-_ORIGIN = ("model.path", "policy.api", "policy.model", "policy.url", "rollout.policy", "rollout.action_format")
+_ORIGIN = ("model.path", "policy.api", "policy.model", "policy.url", "rollout.policy", "rollout.action_format", "user.ask")
 
 
 @dataclass(frozen=True, slots=True)
