@@ -27,6 +27,8 @@ MISMATCH_FLOOR = 0.02
 """... and nats below which it is rounding: bfloat16 alone gives 0.007 (docs/LOG.md)."""
 REPEATED = 0.3
 """Share of turns that say what the turn before said: a command is seldom worth repeating."""
+DRIFTED = 0.3
+"""Share of the episodes with a verdict whose simulated user drifted: what is left is no fair sample any more."""
 TRUNCATED_RISE = 0.25
 """More of the episodes than at first ..."""
 TRUNCATED = 0.5
@@ -71,6 +73,7 @@ def look(history: History) -> dict[str, str]:
         "no signal": find_no_signal,
         "repetition": find_repetition,
         "truncation": find_truncation,
+        "drift": find_drift,
     }
     return {kind: text for kind, rule in rules.items() if (text := rule(history))}
 
@@ -138,6 +141,18 @@ def find_truncation(history: History) -> str:
     return (
         f"{ends[1]:.0%} of the episodes run into a limit (turns, context or time), {ends[0]:.0%} at first: they grow longer or loop; "
         "look at one, and at rollout.max_turns, model.context and credit.truncated"
+    )
+
+
+def find_drift(history: History) -> str:
+    """Many episodes are left out because their simulated user drifted."""
+    values = list(zip(*(_recent(history, f"batch/{kind}_episodes", LAST) for kind in ("drifted", "graded")), strict=False))
+    shares = [drifted / max(drifted + graded, 1.0) for drifted, graded in values]
+    if not shares or median(shares) < DRIFTED:
+        return ""
+    return (
+        f"{median(shares):.0%} of the episodes are left out because their simulated user drifted: an agent that makes it drift escapes its "
+        "grade; look at one, and at user.server (docs/methods/interactive.md)"
     )
 
 

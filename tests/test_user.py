@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.action import ASK_USER, FormatError, parse, render
+from pipeline.alarms import look
 from pipeline.batch import build_batch
 from pipeline.brief import make_brief, split_statement
 from pipeline.codec import decode_episode, decode_turns, encode_episode, encode_turn
@@ -288,6 +289,20 @@ def test_neither_does_that_of_any_text(text: str) -> None:
     assert not any(faults) and not goal.untold(states)
 
 
+@given(questions=st.lists(st.one_of(st.text(), st.text("? !abx"), st.sampled_from(["Is it not 7?", "add(2, 3)?", "empty"])), max_size=9))
+def test_whatever_is_asked_a_scripted_user_does_not_drift(questions: list[str]) -> None:
+    """So no agent escapes its grade by asking."""
+    for statement, chars in ((STATEMENT, 1200), (MARKDOWN, 100)):
+        goal = make_brief("t", statement, 1.0, 0).goal
+        states, dialogue = goal.begin(), list[tuple[str, str]]()
+        for question in questions:
+            text = clip(asyncio.run(ScriptedSpeaker().say(Cue(goal, states, dialogue, question, ""))), chars)
+            event = read_answer(Answer(goal, states, dialogue, question, text, statement))
+            assert event.faults == ()
+            states = advance(goal, states, event)
+            dialogue.append((question, text))
+
+
 def test_comments_and_marks_without_a_word_are_not_withheld() -> None:
     text = "It fails.\n<!-- a template's\nword. Another. -->\n\n...\n\nIt should not.\n"
     brief = make_brief("t", text, 1.0, 0)
@@ -538,6 +553,13 @@ async def test_the_loop_trains_on_dialogues_but_not_on_drifted_ones(tmp_path: Pa
     assert ("trained" in {fates[name] for name in asked}) == (not drift or keep)
     assert sum(metrics["batch/drifted_episodes"] for metrics in steps) == (len(asked) if drift and not keep else 0)
     assert sum(metrics["user/questions"] * 16 for metrics in steps) >= len(asked)
+
+
+@pytest.mark.parametrize(("drifted", "alarm"), [(8.0, True), (4.0, True), (1.0, False), (0.0, False)])
+def test_many_drifted_dialogues_raise_an_alarm(drifted: float, alarm: bool) -> None:
+    steps = [{"batch/drifted_episodes": drifted, "batch/graded_episodes": 8.0 - drifted}] * 3
+    assert ("drift" in look(steps)) == alarm and "drift" not in look(steps[:2])
+    assert "drift" not in look([{"batch/graded_episodes": 8.0}] * 3)
 
 
 async def test_without_a_user_an_episode_and_its_record_are_as_they_were() -> None:
