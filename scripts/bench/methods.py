@@ -50,7 +50,7 @@ METHODS: dict[str, dict[str, str]] = {
     "interactive": STEP,
     "reward_study": STEP | {"reward.kind": "fraction"},
 }
-"""What each changes beside SMALL; all but the first two start from the fine-tuned model."""
+"""What each changes beside SMALL; all but the first start from the fine-tuned model, which knows the format."""
 SHOWN = (
     *("reward/resolved", "reward/channel", "batch/kept_groups", "batch/format_error_rate", "train/version", "planning/fraction"),
     *("planning/entropy", "execution/entropy", "hindsight/hinted_turns", "time/step_seconds"),
@@ -78,7 +78,7 @@ def prepare(folder: Path) -> None:
 
 def run(folder: Path, name: str, steps: int) -> float:
     """A configuration for a few steps; its seconds."""
-    start = "model" if name in ("rft", "srl_then_rl") else "rft/model"
+    start = "model" if name == "rft" else "rft/model"
     keys = SMALL | METHODS[name] | {"tasks.suite": "suite", "model.path": start, "train.steps": str(steps)}
     keys |= {"srl.steps": str(steps)} if name == "srl_then_rl" else {}
     begin = time.monotonic()
