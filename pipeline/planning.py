@@ -30,6 +30,7 @@ from .prompt import Chat, Template
 from .types import Batch, Episode, Group, Learner, Sample, Turn
 
 log = logging.getLogger(__name__)
+Spell = Callable[[int], str]
 NEXT = 3
 """Words after a gram whose entropy, given the gram, is told."""
 
@@ -42,22 +43,22 @@ class Plan:
     ranges: tuple[tuple[int, int], ...]
 
 
-def read_plan(turn: Turn, chat: Chat, grams: Sequence[str]) -> Plan:
-    """The grams of a turn's reasoning."""
+def read_plan(turn: Turn, chat: Chat, grams: Sequence[str], spell: Spell | None = None) -> Plan:
+    """The grams of a turn's reasoning; `spell`: the text of one id, where it is remembered from turn to turn."""
     text = turn.completion.text
     matches = [
         replace(found, start=found.start + start, end=found.end + start)
         for start, end in prose_spans(text, chat.action_format)
         for found in find_grams(text[start:end], grams)
     ]
-    return Plan(tuple(matches), tuple(token_ranges(chat.template, turn.completion.ids, matches)))
+    return Plan(tuple(matches), tuple(token_ranges(chat.template, turn.completion.ids, matches, spell)))
 
 
-def token_ranges(template: Template, ids: Sequence[int], matches: Sequence[Match]) -> list[tuple[int, int]]:
+def token_ranges(template: Template, ids: Sequence[int], matches: Sequence[Match], spell: Spell | None = None) -> list[tuple[int, int]]:
     """Of each match the ids whose text lies at least partly in it: [first, end). The text is that of the ids decoded."""
     if not matches:
         return []
-    pieces = [template.decode([one]) for one in ids]
+    pieces = [spell(one) if spell else template.decode([one]) for one in ids]
     lengths = [0, *accumulate(map(len, pieces))]
     if "".join(pieces) == template.decode(ids):
         return [_range(len(ids), one, lengths.__getitem__) for one in matches]
@@ -77,8 +78,8 @@ def _range(count: int, match: Match, length: Callable[[int], int]) -> tuple[int,
 
 def plan_batch(batch: Batch, groups: Sequence[Group], chat: Chat, planning: PlanningConfig) -> tuple[Batch, dict[str, float]]:
     """The batch with its planning tokens marked, and what is told of the step's plans; ids, masks and advantages stay as they are."""
-    grams = load_grams(planning.grams)
-    plans = {episode.episode_id: [read_plan(turn, chat, grams) for turn in episode.turns] for episode in _episodes(groups)}
+    grams, spell = load_grams(planning.grams), cache(lambda one: chat.template.decode([one]))
+    plans = {episode.episode_id: [read_plan(turn, chat, grams, spell) for turn in episode.turns] for episode in _episodes(groups)}
     told = measure_plans([plan for found in plans.values() for plan in found], _texts(groups))
     turns = {episode.episode_id: episode.turns for episode in _episodes(groups)}
     left_out = choose_left_out(batch.samples, turns, plans, planning.cap)
@@ -207,7 +208,7 @@ def shannon(counts: Mapping[str, int]) -> float:
     0.6931
     """
     total = sum(counts.values())
-    return -sum(count / total * math.log(count / total) for count in counts.values())
+    return sum(count / total * math.log(total / count) for count in counts.values())
 
 
 def _episodes(groups: Sequence[Group]) -> list[Episode]:

@@ -100,7 +100,7 @@ async def update(config: Config, journal: Journal, world: World, groups: Sequenc
     """Learn from the groups of a step, publish and save; without a signal nothing changes."""
     lesson = plan_lesson(config, world.source, groups, world.policy.version)
     journal.record_batch(groups[0].step, lesson.digest, lesson.batch.fates)
-    batch, plans = plan_batch(lesson.batch, groups, world.rig.chat, config.planning)
+    batch, plans = await asyncio.to_thread(plan_batch, lesson.batch, groups, world.rig.chat, config.planning)
     metrics = {**batch.metrics, **plans, **measure_staleness(groups, world.policy.version, config.train)}
     if not batch.samples:
         return metrics
