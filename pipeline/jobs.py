@@ -258,8 +258,8 @@ def start_run(run: Path, config: Config) -> None:
     if (run / "journal.sqlite").exists() and not (run / "manifest.json").exists():
         raise ValueError(f"{run}: holds episodes that no configuration made (of `greengrad import`?); choose another run folder")
     run.mkdir(parents=True, exist_ok=True)
-    data = [config.tasks.suite, *([config.planning.grams] if config.planning.grams else [])]
+    texts = [path for path in (config.planning.grams, config.rollout.demonstration) if path is not None and path.is_file()]
     seeds = {"train": config.train.seed, "learner": config.learner.seed, "policy": config.policy.seed}
-    for line in write_manifest(run, make_manifest(config, data, seeds), default_values(Config)):
+    for line in write_manifest(run, make_manifest(config, [config.tasks.suite, *texts], seeds), default_values(Config)):
         log.warning("going on although %s", line)
     dump_config(config, run / "config.yaml")

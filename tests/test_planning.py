@@ -357,9 +357,13 @@ def test_marks_in_bytes_of_a_whole_batch(grams: Path) -> None:
     assert ByteTemplate().decode(batch.samples[0].ids_T[batch.samples[0].planning_T].tolist()) == "We should checklet me look at"
 
 
-def test_grams_that_were_edited_since_a_run_began_are_told(tmp_path: Path, grams: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("section", ["planning", "rollout"])
+def test_grams_and_demonstrations_that_were_edited_since_a_run_began_are_told(
+    tmp_path: Path, grams: Path, section: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "suite").mkdir()
-    config = Config(tasks=TasksConfig(suite=tmp_path / "suite"), planning=PlanningConfig(grams=grams), rollout={"policy": "gold"})
+    keys = {"planning": {"grams": grams}} if section == "planning" else {"rollout": {"demonstration": grams}}
+    config = Config.model_validate({"tasks": {"suite": tmp_path / "suite"}, **keys})
     for text in ("", "", "let me think\n"):
         assert "going on although" not in caplog.text
         grams.write_text(grams.read_text() + text)
