@@ -43,7 +43,9 @@ async def publish(
     if not mean <= tolerance:  # NaN is not below it either
         raise PublishError(
             f"version {version}: mean |log p(learner) - log p(engine)| is {mean:.4f} on {distances.size} probe tokens, "
-            f"above policy.publish_tolerance = {tolerance}; the engine does not hold the learner's weights ({folder})"
+            f"above policy.publish_tolerance = {tolerance}: the engine does not hold the learner's weights. Or it does, as it says (each digest "
+            f"agrees), and computes differently: at tokens that are unsure (mean log p here {_mean_logprob(probes):.1f}) the rounding of "
+            "policy.dtype alone may be so large; float32, or a larger tolerance"
         )
     return {
         "publish/delta_mean": mean,
@@ -87,6 +89,11 @@ async def compare(learner: Learner, policy: Policy, probes: Sequence[Sample]) ->
     theirs = await asyncio.gather(*(policy.logprobs(probe.ids_T.tolist()) for probe in probes))
     ours = await asyncio.to_thread(learner.logprobs, list(probes))
     return np.concatenate([np.abs(mine - other)[mask_T] for mine, other, mask_T in zip(ours, theirs, masks, strict=True)])
+
+
+def _mean_logprob(probes: Sequence[Sample]) -> float:
+    """As the engine gave it when it sampled."""
+    return float(np.concatenate([probe.logprobs_T[probe.mask_T] for probe in probes]).mean())
 
 
 def as_sample(ids: Sequence[int]) -> Sample:

@@ -36,6 +36,7 @@ SMALL = {
     "learner.dtype": "float32",
     "policy.engines": "1",
     "policy.memory_gb": "2",
+    "policy.dtype": "float32",
     "train.eval_every": "0",
 }
 STEP = {"rollout.tasks_per_step": "2", "rollout.group_size": "4"}
