@@ -11,6 +11,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,30 +72,34 @@ def import_trajectories(sources: Sequence[str], tasks: Iterable[Task], run: Path
     if (run / "journal.sqlite").exists() or (run.is_dir() and any(run.iterdir())):
         raise ValueError(f"{run}: holds a run already, or something else; choose a new folder")
     of_task = {task.instance_id: task for task in tasks}
-    left_out, episodes = Counter[str](), list[Episode]()
-    for trajectory in (one for source in sources for one in read_source(source)):
-        told = tell(trajectory, of_task, reading, len(episodes))
-        if isinstance(told, Episode):
-            episodes.append(told)
-        else:
-            left_out[told] += 1
-    if not episodes:
-        why = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "they hold no trajectories"
-        raise ValueError(f"{sources[0]}{' and others' if len(sources) > 1 else ''}: nothing can be used: {why}")
-    write_run(run, episodes)
-    return Imported(len(episodes), left_out)
+    left_out, count = Counter[str](), 0
+    with new_run(run) as journal:
+        for trajectory in (one for source in sources for one in read_source(source)):
+            told = tell(trajectory, of_task, reading, count)
+            if isinstance(told, str):
+                left_out[told] += 1
+                continue
+            journal.issue(told.episode_id, told.group_id, told.instance_id, 0)
+            journal.record_episode(told, 0)
+            count += 1
+        if not count:
+            why = ", ".join(f"{many} {reason}" for reason, many in left_out.most_common()) or "they hold no trajectories"
+            raise ValueError(f"{sources[0]}{' and others' if len(sources) > 1 else ''}: nothing can be used: {why}")
+    return Imported(count, left_out)
 
 
-def write_run(run: Path, episodes: Sequence[Episode]) -> None:
-    """The folder, there whole or not at all."""
+@contextmanager
+def new_run(run: Path) -> Iterator[Journal]:
+    """A journal whose folder is there whole when the block ends, or not at all; an episode takes megabytes, so none waits in memory."""
     run = run.absolute()
     partial = run.with_name(run.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with Journal(partial) as journal:
-        for episode in episodes:
-            journal.issue(episode.episode_id, episode.group_id, episode.instance_id, 0)
-            journal.record_episode(episode, 0)
-    partial.replace(run)
+    try:
+        with Journal(partial) as journal:
+            yield journal
+        partial.replace(run)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def tell(trajectory: Trajectory, of_task: Mapping[str, Task], reading: Reading, number: int) -> Episode | str:

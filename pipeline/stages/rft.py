@@ -9,7 +9,7 @@ A run that was killed goes on after its last whole epoch.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -53,9 +53,8 @@ def rft_samples(episodes: Iterable[Episode]) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
-def choose_demonstrations(episodes: Iterable[Episode], per_task: int | None = None) -> list[Episode]:
+def choose_demonstrations(episodes: Iterable[Episode], per_task: int | None = None) -> Iterator[Episode]:
     """The resolved episodes in their order, none whose user drifted, each sequence of actions once, of one task at most `per_task`."""
-    chosen: list[Episode] = []
     seen: set[tuple[object, ...]] = set()
     count = Counter[str]()
     for episode in episodes:
@@ -70,8 +69,7 @@ def choose_demonstrations(episodes: Iterable[Episode], per_task: int | None = No
             continue
         seen.add(actions)
         count[episode.instance_id] += 1
-        chosen.append(episode)
-    return chosen
+        yield episode
 
 
 def tell_plainly(episode: Episode, chat: Chat, task: Task) -> Episode:
@@ -88,14 +86,18 @@ def load_demonstrations(config: Config, rft: RftConfig, folder: Path) -> list[Ep
     """Those of a run on the tasks of the configuration, ready to be trained on; ValueError where there is none."""
     of_task = {task.instance_id: task for task in choose_tasks(config.tasks, config.tasks.split)}
     chat = open_chat(config.model_copy(update={"rollout": config.rollout.model_copy(update={"demonstration": None})}))
+    known, others = list[Episode](), 0
     with Journal(folder, readonly=True) as journal:
-        chosen = choose_demonstrations(journal.episodes(), rft.per_task)
-    known = [one for one in chosen if one.instance_id in of_task]
+        for one in choose_demonstrations(journal.episodes(), rft.per_task):
+            if one.instance_id in of_task:
+                known.append(tell_plainly(one, chat, of_task[one.instance_id]))
+            else:
+                others += 1
     if not known:
-        other = f" (of its {len(chosen)} resolved ones none is of a task of {config.tasks.suite}, {config.tasks.split})" if chosen else ""
+        other = f" (of its {others} resolved ones none is of a task of {config.tasks.suite}, {config.tasks.split})" if others else ""
         raise ValueError(f"{folder}: holds no resolved episode to learn from{other}")
-    log.info("%d episodes to learn from; %d more are of other tasks", len(known), len(chosen) - len(known))
-    return [tell_plainly(one, chat, of_task[one.instance_id]) for one in known]
+    log.info("%d episodes to learn from; %d more are of other tasks", len(known), others)
+    return known
 
 
 def rft_optim(optim: OptimConfig, rft: RftConfig) -> OptimConfig:

@@ -78,14 +78,14 @@ def make_steps(chat: Chat, task: Task, turns: Sequence[Turn], history: int, name
 def load_steps(config: Config, srl: SrlConfig, chat: Chat) -> dict[str, Step]:
     """Every prompt of the expert's episodes on the run's tasks, by name; ValueError where there is none."""
     of_task = {task.instance_id: task for task in choose_tasks(config.tasks, config.tasks.split)}
-    with Journal(srl.episodes, readonly=True) as journal:
-        experts = [one for one in choose_demonstrations(journal.episodes()) if one.instance_id in of_task]
     steps, seen = list[Step](), Counter[str]()
-    for expert in experts:
-        task = of_task[expert.instance_id]
-        name = f"{task.instance_id}.{seen[task.instance_id]}" if seen[task.instance_id] else task.instance_id
-        steps += make_steps(chat, task, expert.played, srl.history, name)
-        seen[task.instance_id] += 1
+    with Journal(srl.episodes, readonly=True) as journal:
+        for expert in choose_demonstrations(journal.episodes()):
+            if (task := of_task.get(expert.instance_id)) is None:
+                continue
+            name = f"{task.instance_id}.{seen[task.instance_id]}" if seen[task.instance_id] else task.instance_id
+            steps += make_steps(chat, task, expert.played, srl.history, name)
+            seen[task.instance_id] += 1
     return {step.task.instance_id: step for step in fit(steps, config, srl.episodes)}
 
 
