@@ -43,9 +43,9 @@ async def publish(
     if not mean <= tolerance:  # NaN is not below it either
         raise PublishError(
             f"version {version}: mean |log p(learner) - log p(engine)| is {mean:.4f} on {distances.size} probe tokens, "
-            f"above policy.publish_tolerance = {tolerance}: the engine does not hold the learner's weights. Or it does, as it says (each digest "
-            f"agrees), and computes differently: at tokens that are unsure (mean log p here {_mean_logprob(probes):.1f}) the rounding of "
-            "policy.dtype alone may be so large; float32, or a larger tolerance"
+            f"above policy.publish_tolerance = {tolerance}: the engine does not hold the learner's weights. Or it does (each digest "
+            f"agrees) and computes differently: at unsure tokens (mean log p here {_mean_logprob(probes):.1f}) the rounding of "
+            "policy.dtype alone may be so large; choose float32, or a larger tolerance"
         )
     return {
         "publish/delta_mean": mean,
