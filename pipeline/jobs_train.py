@@ -42,7 +42,7 @@ def train(arguments: argparse.Namespace) -> int:
     run = arguments.run or Path("runs") / config.name
     choose_tasks(config.tasks, config.tasks.split)  # a suite that will not do is refused before anything is written
     choose_held_out(config)
-    check_stages(config, arguments.cluster)
+    check_stages(config, run, arguments.cluster)
     run_stages(config, run, arguments.cluster)
     print(f"done; greengrad show {run} and {run}/report.html show it")
     return 0
@@ -61,7 +61,7 @@ def run_stages(config: Config, run: Path, cluster: str | None) -> None:
     asyncio.run(_train(config, run, open_world))
 
 
-def check_stages(config: Config, cluster: str | None) -> None:
+def check_stages(config: Config, run: Path, cluster: str | None) -> None:
     """ValueError or FileNotFoundError where a stage cannot be run as it is asked for."""
     tuning = config.rft is not None and config.rft.episodes is not None
     if cluster is not None and (tuning or config.srl is not None):
@@ -72,7 +72,7 @@ def check_stages(config: Config, cluster: str | None) -> None:
         from .stages.rft import load_demonstrations
 
         load_demonstrations(config, config.rft, config.rft.episodes)
-    if config.srl is not None:
+    if config.srl is not None and not (run / "srl" / "model").is_dir():  # a stage that is over reads no expert
         from .actor import open_chat
         from .stages.srl import load_steps
 
