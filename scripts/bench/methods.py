@@ -53,7 +53,15 @@ METHODS: dict[str, dict[str, str]] = {
 }
 """What each changes beside SMALL; all but the first start from the fine-tuned model, which knows the format."""
 SHOWN = (
-    *("reward/resolved", "reward/channel", "batch/kept_groups", "batch/format_error_rate", "train/version", "planning/fraction"),
+    *(
+        "loss/loss",
+        "reward/resolved",
+        "reward/channel",
+        "batch/kept_groups",
+        "batch/format_error_rate",
+        "train/version",
+        "planning/fraction",
+    ),
     *("planning/entropy", "execution/entropy", "hindsight/hinted_turns", "time/step_seconds"),
 )
 
@@ -95,7 +103,7 @@ def tell(folder: Path, name: str, seconds: float) -> None:
         if lines:
             last = json.loads(lines[-1])
             told = ", ".join(f"{key} {last[key]:.3g}" for key in SHOWN if key in last)
-            print(f"{part.relative_to(folder)}: {len(lines)} steps, loss {last.get('loss/loss', 0.0):.3g}, {told}", flush=True)
+            print(f"{part.relative_to(folder)}: {len(lines)} steps, {told}", flush=True)
     print(f"{name}: {seconds:.0f} s in all", flush=True)
 
 
