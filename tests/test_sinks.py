@@ -8,8 +8,10 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from pipeline.cli import main
-from pipeline.config import TelemetryConfig
+from pipeline.config import Config, TelemetryConfig
+from pipeline.config_io import load_config
 from pipeline.convert import tiny_model
+from pipeline.jobs import start_run
 from pipeline.journal import Journal
 from pipeline.sinks import check_sinks, identify, open_sinks
 from pipeline.train import train
@@ -52,6 +54,7 @@ def test_a_run_that_was_killed_after_its_last_step_is_copied_by_the_same_command
     model = tiny_model(tmp_path / "model")
     keys = {"tasks": {"suite": str(tmp_path / "suite")}, "model": {"path": str(model)}, "telemetry": {"sinks": ["tensorboard"]}}
     (tmp_path / "c.yaml").write_text(json.dumps(keys))
+    start_run(tmp_path / "run", load_config(tmp_path / "c.yaml", ["--train.steps", "1"], Config))
     with Journal(tmp_path / "run") as journal:
         journal.commit_step(0, {"a/b": 1.0})
     assert main(["train", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run"), "--train.steps", "1"]) == 0
