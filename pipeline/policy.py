@@ -9,7 +9,7 @@ with the new weights (policy.in_flight). Several servers are one policy in engin
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,7 @@ class VllmPolicy:
     async def score_prompt(self, ids: Sequence[int]) -> np.ndarray:
         """log-probs of a prompt's own tokens at temperature 1, before any sampling parameter; shape (T,), 0 at t = 0."""
         parameters = self._sampling.parameters(1, 0) | {"prompt_logprobs": 0}
-        alone = self._scoring if self._model != NAME else nullcontext()  # two at once kill vLLM's CPU worker where an adapter is served
-        async with alone:
+        async with self._scoring:  # two at once kill vLLM's CPU worker where it can serve adapters, whichever model is asked
             found = (await self._generate(ids, parameters))["prompt_logprobs"]
         return np.array([0.0, *(_entry(one, ids[t + 1]) for t, one in enumerate(found[1:]))], np.float32)
 
