@@ -5,8 +5,10 @@ markers of an edit may be longer than seven for the same reason):
 
     ```view            ```edit              ```bash                 ```submit
     pkg/mod.py         pkg/mod.py           python -m pytest -q     ```
-    parse                  ```                old text
-                                              new text
+    parse              <<<<<<<              ```
+    ```                old text
+                       =======
+                       new text
                        >>>>>>>
                        ```
 
