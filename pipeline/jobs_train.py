@@ -44,6 +44,8 @@ def train(arguments: argparse.Namespace) -> int:
     choose_held_out(config)
     check_stages(config, run, arguments.cluster)
     run_stages(config, run, arguments.cluster)
+    if config.srl is not None:
+        print(f"the expert's steps: greengrad show {run / 'srl'} and {run}/srl/report.html; their model: {run}/srl/model")
     print(f"done; greengrad show {run} and {run}/report.html show it")
     return 0
 
