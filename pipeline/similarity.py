@@ -4,8 +4,9 @@ r = 2M / (|S1| + |S2|), difflib's SequenceMatcher ratio of the two actions as te
 times as fast: scripts/bench/similarity.py). Always without difflib's `autojunk`: from 200 characters on it takes frequent characters
 for junk, and on code the ratio falls from about .89 to .2 - .5. The ratio is not symmetric: the policy's action is S1, the expert's S2,
 everywhere. Two shell commands that have nothing to do with each other share a third of their characters, so another tool than the
-expert's scores 0 before any text is compared. Only arguments are compared: fences, markers and JSON keys are the same in all actions of a tool, and with them `ls` would be
-.83 like `pwd` (.97 in JSON). The cost grows with the product of the lengths, so that only the first LONGEST characters of each count.
+expert's scores 0 before any text is compared. Only arguments are compared: fences, markers and JSON keys are the same in all actions of
+a tool, and with them `ls` would be .83 like `pwd` (.97 in JSON). The cost grows with the product of the lengths, so that only the first
+LONGEST characters of each count.
 """
 
 from cydifflib import SequenceMatcher
