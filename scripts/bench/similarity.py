@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Pairs of actions a second for SRL's reward, beside difflib in the same run: python scripts/bench/similarity.py [--processes 2].
 
-Pairs are stretches of this project's source of the given length, one an edited form of the other (similar) or of elsewhere (unrelated).
+Pairs are stretches of this project's source of the given length, one an edited form of the other (similar) or of elsewhere (unrelated);
+then texts of few letters that repeat, some of them changed here and there: what a policy that has broken down writes, and difflib's worst.
 """
 
 import argparse
@@ -30,6 +31,21 @@ def make_pairs(count: int, length: int, seed: int = 0) -> list[Pair]:
         edited = text.replace("self", "it").replace("    ", "  ", 5) if number % 2 else source[other : other + length]
         pairs.append((edited, text))
     return pairs
+
+
+def make_repeating(count: int, length: int, seed: int = 0) -> list[Pair]:
+    """The first is the worst that is known for difflib."""
+    rng = random.Random(seed)
+
+    def repeat() -> str:
+        letters = "abcdefgh"[: rng.choice((1, 2, 2, 3, 4, 8))]
+        period = [rng.choice(letters) for _ in range(rng.choice((1, 2, 3, 4, 5, 7, 11, 23, 60, 200, 700)))]
+        text = (period * length)[:length]
+        for _ in range(rng.choice((0, 0, 1, 5, 50, 400))):
+            text[rng.randrange(length)] = rng.choice(letters + "xyz")
+        return "".join(text)
+
+    return [(("aab" * length)[:length], ("abb" * length)[:length]), *((repeat(), repeat()) for _ in range(count - 1))]
 
 
 def with_difflib(action: str, expert: str) -> float:
@@ -67,6 +83,14 @@ def main() -> None:
             together = count / (time.perf_counter() - begin)
         told = f"{alone * 1e3:.2f} ms, difflib {reference * 1e3:.2f} ms ({reference / alone:.0f} times)"
         print(f"{length} characters: {told}; {1 / alone:.0f} pairs a second, {together:.0f} in {arguments.processes} processes")
+    for length, count in ((500, 400), (4000, 2000)):
+        pairs = make_repeating(count, length)
+        seconds = [spend(similarity, [pair]) for pair in pairs]
+        told = f"mean {sum(seconds) / count * 1e3:.1f} ms, longest {max(seconds) * 1e3:.1f} ms, aab.../abb... {seconds[0] * 1e3:.1f} ms"
+        if length == 500:
+            assert all(similarity(*pair) == with_difflib(*pair) for pair in pairs[:20]), "another number than difflib's"
+            told += f" (difflib {spend(with_difflib, pairs[:1]) * 1e3:.0f} ms)"
+        print(f"{length} characters that repeat, {count} pairs: {told}")
 
 
 if __name__ == "__main__":
