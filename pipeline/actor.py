@@ -34,12 +34,24 @@ IMAGES_AT_ONCE = 4
 
 def open_chat(config: Config) -> Chat:
     """The model's own chat template; bytes where a script acts, or a server that takes text."""
-    rollout = config.rollout
-    demonstrate = load_demonstration(rollout.demonstration) if rollout.demonstration else None
+    plain = replace(_load_chat(config), user=config.user)
+    if config.rollout.demonstration is None:
+        return plain
+    limits, context = token_limits(config)
+    room = NO_LIMIT if context == NO_LIMIT else context - limits.max_new_tokens
+
+    def fits(task: Task, text: str) -> bool:
+        return len(replace(plain, demonstrate=lambda _: text).start_prompt(task)) <= room
+
+    return replace(plain, demonstrate=load_demonstration(config.rollout.demonstration, fits))
+
+
+def _load_chat(config: Config) -> Chat:
+    action_format = config.rollout.action_format
     if config.model is None or config.policy.api == "chat":
-        return Chat(ByteTemplate(), rollout.action_format, demonstrate, config.user)
+        return Chat(ByteTemplate(), action_format)
     try:
-        return replace(load_chat(config.model.path, rollout.action_format), demonstrate=demonstrate, user=config.user)
+        return load_chat(config.model.path, action_format)
     except OSError as error:
         if config.model.path.exists():
             raise
@@ -62,6 +74,21 @@ def check_actor(config: Config) -> None:
         make_expert(config.rollout.policy, Chat(ByteTemplate(), user=config.user))
     elif config.model is not None and not config.model.path.exists():
         open_chat(config)
+
+
+def check_demonstration(config: Config, tasks: Sequence[Task]) -> None:
+    """ValueError where a demonstration fits into no task's prompt; a warning where some tasks are attempted without."""
+    if config.rollout.demonstration is None:
+        return
+    chat = open_chat(config)
+    without = [task.instance_id for task in tasks if chat.demonstrate is not None and not chat.demonstrate(task)]
+    told = f"leaves room in model.context for rollout.max_new_tokens = {config.rollout.max_new_tokens}"
+    if len(without) == len(tasks):
+        raise ValueError(f"rollout.demonstration: {config.rollout.demonstration} {told} in the prompt of no task")
+    if without:
+        log.warning(
+            "rollout.demonstration: none %s in %d of %d tasks (%s ...): they go without", told, len(without), len(tasks), without[0]
+        )
 
 
 def token_limits(config: Config) -> tuple[RolloutConfig, int]:

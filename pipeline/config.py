@@ -135,7 +135,7 @@ class RolloutConfig(Section):
     """Malformed turns in a row that end the episode (Stop.FORMAT)."""
     demonstration: Path | None = None
     """A worked example in every prompt, for collection by `rollout` alone: a text file, or a run folder, whose shortest resolved episode of
-    another task is shown. Fine-tuning on the episodes leaves it out."""
+    another task is shown, as long as it leaves room for an answer. Fine-tuning on the episodes leaves it out."""
     observation_chars: int = Field(1500, ge=100)
     """What the model sees of one command's output: head and tail."""
     anchors: bool = False

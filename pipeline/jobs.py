@@ -115,13 +115,14 @@ def grade(arguments: argparse.Namespace) -> int:
 
 def rollout(arguments: argparse.Namespace) -> int:
     """greengrad rollout CONFIG [--tasks SUITE] [--run DIR]."""
-    from .actor import choose_tasks
+    from .actor import check_demonstration, choose_tasks
     from .suite import roll_out
 
     words = override("tasks.suite", arguments.tasks) if arguments.tasks else []
     config = load_config(arguments.config, [*words, *arguments.overrides], Config)
     run = arguments.run or Path("runs") / config.name
     tasks = choose_tasks(config.tasks, config.tasks.split)
+    check_demonstration(config, tasks)
     start_run(run, config)
     return conclude(asyncio.run(roll_out(config, tasks, run)), run)
 

@@ -98,7 +98,7 @@ class Chat:
     template: Template
     action_format: ActionFormat = "fenced"
     demonstrate: Callable[[Task], str] | None = None
-    """The worked example that a task's prompt begins with (demonstration.py); None: none."""
+    """The worked example that a task's prompt begins with (demonstration.py), "": none fits; None: none at all."""
     user: UserConfig | None = None
     """Interactive tasks: what the issue leaves out, and whether there is someone to ask."""
 
@@ -123,7 +123,8 @@ class Chat:
 
     def plain_start(self, task: Task) -> tuple[int, ...]:
         """The same without the demonstration; () where there is none."""
-        return tuple(replace(self, demonstrate=None).start_prompt(task)) if self.demonstrate else ()
+        shown = self.demonstrate is not None and self.demonstrate(task)
+        return tuple(replace(self, demonstrate=None).start_prompt(task)) if shown else ()
 
     def extend(self, prompt: Sequence[int], completion: Completion, observation: str) -> list[int]:
         """The next prompt: prompt + sampled ids + observation; an end of turn that was not sampled is added."""
@@ -176,8 +177,8 @@ class ModelTemplate:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def encode(self, text: str) -> list[int]:
-        """Names of special tokens are split like other text."""
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        """Names of special tokens are split like other text. Whether it is too long is for others to say (verbose)."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
 
     def start(self, system: str, user: str) -> list[int]:
         """Template pieces are tokenised with special tokens, texts without."""

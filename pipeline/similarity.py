@@ -6,8 +6,8 @@ policy's action is S1, the expert's S2, everywhere. Two shell commands that have
 characters, so another tool than the expert's scores 0 before any text is compared. Only arguments are compared: fences, markers and JSON
 keys are the same in all actions of a tool, and with them `ls` would be .83 like `pwd` (.97 in JSON).
 
-M is counted with sets of places as the bits of an integer: the same number to the bit, 3 to 23 times as fast as difflib on code, and without
-its worst case (texts of few letters that repeat, minutes for a pair). Only the first LONGEST characters of each count.
+M is counted with sets of places as the bits of an integer: the same number, 3 to 23 times as fast as difflib on code, and without its
+worst case (texts of few letters that repeat, minutes for a pair). Only the first LONGEST characters of each count.
 """
 
 from collections import defaultdict

@@ -11,9 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.actor import check_demonstration, open_chat
 from pipeline.cli import main
 from pipeline.codec import decode_episode, encode_episode
 from pipeline.config import Config, RftConfig, RolloutConfig, TasksConfig
+from pipeline.config_io import load_config
+from pipeline.convert import tiny_model
 from pipeline.demonstration import HEAD, load_demonstration
 from pipeline.expert import ScriptedPolicy
 from pipeline.export import export_run
@@ -108,6 +111,43 @@ def test_reinforcement_with_a_demonstration_in_the_prompt_is_refused(tmp_path: P
     )
     assert main(["train", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run")]) == 2
     assert "rollout.demonstration is for `greengrad rollout`" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def rollout_in(tmp_path: Path, suite: Suite, demonstration: Path, context: int) -> list[str]:
+    """The words of a rollout whose prompts are a tiny model's tokens; nothing is sampled or started before its checks."""
+    model = tiny_model(tmp_path / "model")
+    (tmp_path / "c.yaml").write_text(
+        f"tasks: {{suite: {suite.path}}}\nmodel: {{path: {model}, context: {context}}}\n"
+        f"rollout: {{policy: gold, max_new_tokens: 100, demonstration: {demonstration}}}\n"
+    )
+    return ["rollout", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run")]
+
+
+def test_a_demonstration_that_fits_into_no_prompt_is_refused_before_anything_is_written(
+    tmp_path: Path, suite: Suite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "d.md").write_text("look, then edit\n" * 500)
+    words = rollout_in(tmp_path, suite, tmp_path / "d.md", 6000)
+    capsys.readouterr()
+    assert main(words) == 2 and not (tmp_path / "run").exists()
+    told = capsys.readouterr().err.strip()
+    assert "d.md leaves room in model.context for rollout.max_new_tokens = 100 in the prompt of no task" in told and "\n" not in told
+
+
+def test_a_task_is_shown_the_first_demonstration_that_fits_or_none(tmp_path: Path, suite: Suite, caplog: pytest.LogCaptureFixture) -> None:
+    long = expert(0, ("Hm.\n" * 2000 + RIGHT, SUBMIT))
+    run = record(tmp_path / "run", long, expert(1, (WRONG, RIGHT, SUBMIT)), expert(2, (WRONG, WRONG, RIGHT, SUBMIT)))
+    show = load_demonstration(run, lambda task, text: len(text) < 1000)
+    assert show(make_task(0)) == show(make_task(9)) == load_demonstration(run)(make_task(0)), "the next in turns, as long as it fits"
+    assert show(make_task(1)).count("```edit") == 3, "its own never: the one after that"
+    tasks = [replace(suite.tasks[0], instance_id=name, problem_statement=text) for name, text in (("a", "short"), ("b", "long " * 2000))]
+    config = load_config(Path(rollout_in(tmp_path, suite, run, 6000)[1]), [], Config)
+    check_demonstration(config, tasks)
+    assert "in 1 of 2 tasks (b ...): they go without" in caplog.text
+    chat = open_chat(config)
+    shown, without = [(chat.template.decode(chat.start_prompt(task)), chat.plain_start(task)) for task in tasks]
+    assert HEAD in shown[0] and shown[1]
+    assert HEAD not in without[0] and without[1] == (), "there was none"
 
 
 # ------------------------------------------------------------------------------------------------ what is chosen
@@ -457,8 +497,6 @@ def test_an_observation_is_clipped_as_ours_are(tmp_path: Path) -> None:
 
 
 def test_rollout_reads_the_demonstration(tmp_path: Path) -> None:
-    from pipeline.actor import open_chat
-
     (tmp_path / "d.md").write_text("look, then edit")
     config = Config(tasks=TasksConfig(suite=tmp_path), rollout=RolloutConfig(demonstration=tmp_path / "d.md"))
     assert "look, then edit" in ByteTemplate().decode(open_chat(config).start_prompt(SUITE[0]))
