@@ -241,6 +241,10 @@ class Config(Section):
                 f"train.max_lag = {self.train.max_lag} trains on tokens of older weights, and nothing corrects for that: set "
                 "loss.old_logprobs: engine (the ratio is to the weights that sampled), or a loss.correction_level (decoupled PPO)"
             )
+        if self.srl is not None and self.user is not None:
+            raise ValueError(
+                "srl shows what an expert saw and has nobody to ask: make a run of it without user, then one with, from RUN/srl/model"
+            )
         if self.srl is not None and self.rft is not None and self.rft.episodes is not None:
             raise ValueError("srl and rft.episodes are two stages: make a run of each, the second from the first one's RUN/model")
         if self.hindsight is not None and self.planning.emphasis != "off":

@@ -68,8 +68,8 @@ async def play_here(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode
         if task.unusable:
             raise SealError(task.unusable)
         rig.diary.issue(slot.episode_id, slot.group_id, task.instance_id, slot.step)
-        stop = await _retry(rig, record, partial(_attempt, policy, task, rig, slot, record))
-        verdict = await _retry(rig, record, partial(_judge, task, rig, stop, record.patch))
+        stop = await retry(rig, record.count_retry, partial(_attempt, policy, task, rig, slot, record))
+        verdict = await retry(rig, record.count_retry, partial(_judge, task, rig, stop, record.patch))
     except (SandboxError, PolicyError) as failure:
         stop, record.error = Stop.INFRA, f"{type(failure).__name__}: {failure}"
         verdict = Verdict(task.instance_id, Outcome.INFRA, record.error)
@@ -91,12 +91,13 @@ async def play_here(policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode
     )
 
 
-async def _retry(rig: Rig, record: _Record, attempt: Callable[[], Awaitable[T]]) -> T:
+async def retry(rig: Rig, count: Callable[[RetryCallState], None], attempt: Callable[[], Awaitable[T]]) -> T:
+    """What the attempt returns; it is made again rollout.infra_retries times, each counted, while the infrastructure fails it."""
     retrying = AsyncRetrying(
         stop=stop_after_attempt(rig.rollout.infra_retries + 1),
         wait=wait_exponential(multiplier=rig.retry_seconds, max=60),
         retry=retry_if_exception_type((SandboxError, PolicyError)),
-        before_sleep=record.count_retry,
+        before_sleep=count,
         reraise=True,
     )
     return await retrying(attempt)
@@ -164,8 +165,8 @@ async def _go_on(policy: Policy, task: Task, seat: Seat, number: int) -> Future:
     rig = replace(seat.rig, rollout=plain, episode_seconds=max(seat.deadline - time.monotonic(), 1.0), diary=NoDiary())
     slot = replace(seat.slot, episode_id=f"{seat.slot.episode_id}/{len(seat.turns)}.{number}", prefix=tuple(seat.played))
     record = _Record()
-    stop = await _retry(rig, record, partial(_play_fork, policy, task, replace(seat, rig=rig, slot=slot), record))
-    verdict = await _retry(rig, record, partial(_judge, task, rig, stop, record.patch))
+    stop = await retry(rig, record.count_retry, partial(_play_fork, policy, task, replace(seat, rig=rig, slot=slot), record))
+    verdict = await retry(rig, record.count_retry, partial(_judge, task, rig, stop, record.patch))
     if verdict.reward is None:
         raise SandboxError(f"{slot.episode_id}: no grade")
     return Future(verdict.reward, len(slot.prefix) + len(record.turns))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.action import FormatError, render
 from pipeline.batch import build_batch
 from pipeline.cli import main
-from pipeline.config import Config, CreditConfig, ModelConfig, RolloutConfig, SrlConfig, TasksConfig
+from pipeline.config import Config, CreditConfig, ModelConfig, RolloutConfig, SrlConfig, TasksConfig, UserConfig
 from pipeline.convert import tiny_model
 from pipeline.fake import SoftmaxLearner, SoftmaxPolicy
 from pipeline.journal import Journal
@@ -133,6 +133,21 @@ def test_a_malformed_turn_of_the_expert_is_no_prompt_and_stays_in_the_context() 
     assert [step.task.instance_id for step in steps] == ["toy-0#02"] and "no block here" in text_of(steps[0].prompt)
 
 
+def test_what_an_expert_asked_is_no_prompt_and_stays_in_the_context() -> None:
+    """Its user is not there: an answer that asks would be called malformed."""
+    asking = Chat(CHAT.template, user=UserConfig())
+    steps = list(make_steps(CHAT, make_task(0), expert(texts=("```ask_user\nWhich?\n```", RIGHT, SUBMIT), chat=asking).turns, 2, "toy-0"))
+    assert [step.task.instance_id for step in steps] == ["toy-0#02"] and "Which?" in text_of(steps[0].prompt)
+
+
+def test_srl_with_a_user_is_refused() -> None:
+    """Its prompts would lack what only the user knows, and the expert may have known it."""
+    keys = {"tasks": {"suite": "none"}, "srl": {"episodes": "e"}}
+    assert Config.model_validate(keys).srl
+    with pytest.raises(ValueError, match="srl shows what an expert saw and has nobody to ask"):
+        Config.model_validate({**keys, "user": {}})
+
+
 def test_prompts_that_the_context_cannot_hold_are_left_out_and_none_at_all_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     steps = list(make_steps(CHAT, make_task(0), expert().turns, 2, "toy-0"))
     config = Config(tasks=TasksConfig(suite=Path("none")), rollout=RolloutConfig(max_new_tokens=10))
@@ -229,14 +244,27 @@ async def test_a_stage_that_was_killed_goes_on_with_the_same_batches(tmp_path: P
     assert digests[0] == digests[1] and None not in digests[0]
 
 
-async def test_an_engine_that_fails_is_no_reward(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failures", [2, 3])
+async def test_an_engine_that_fails_is_asked_again_and_no_reward(failures: int) -> None:
+    """rollout.infra_retries is 2."""
+    left = failures
+
     class Broken(SoftmaxPolicy):
         async def sample(self, prompt, max_tokens, seed):
-            raise PolicyError("the engine is gone")
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise PolicyError("the engine is gone")
+            return await super().sample(prompt, max_tokens, seed)
 
     world = make_srl_world()
-    episode = await world.rig.elsewhere(Broken(CHAT, TEXTS), world.tasks[0], world.rig, Slot("e", "g"))  # type: ignore[misc]
-    assert episode.stop is Stop.INFRA and episode.signal is None and "the engine is gone" in episode.error
+    rig = replace(world.rig, retry_seconds=0.0)
+    episode = await world.rig.elsewhere(Broken(CHAT, TEXTS), world.tasks[0], rig, Slot("e", "g"))  # type: ignore[misc]
+    assert episode.retries == 2
+    if failures == 2:
+        assert episode.stop is Stop.STEP and episode.signal is not None
+    else:
+        assert episode.stop is Stop.INFRA and episode.signal is None and "the engine is gone" in episode.error
 
 
 def test_a_group_whose_rewards_hardly_differ_carries_no_signal() -> None:

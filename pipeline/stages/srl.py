@@ -4,7 +4,8 @@ An expert's resolved episode of N turns gives N - 1 prompts, [issue, the turns b
 that is compared with the expert's (similarity.py). What remains is the loop of train.py: a prompt is a task, its answers are a
 group of episodes of one turn, dynamic sampling fills a batch with prompts whose rewards differ. The run lies in RUN/srl and goes on
 where it was killed; its model, RUN/srl/model, is what train.steps of reinforcement start from.
-Left out: prompts that the context cannot hold; the expert's last turn (it submits); expert turns without a valid action.
+Left out: prompts that the context cannot hold; the expert's last turn (it submits); expert turns without an action that is valid here:
+nobody can be asked, so what an expert asked its user is context alone.
 """
 
 import logging
@@ -15,6 +16,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+from tenacity import RetryCallState
 
 from tasks import Outcome, Task, Verdict
 
@@ -27,6 +30,7 @@ from ..prefix import retell
 from ..prompt import Chat
 from ..recover import train_through
 from ..rig import Rig, Slot, derive_seed, remote_rig
+from ..rollout import retry
 from ..similarity import reward_action
 from ..train import World, find_checkpoint
 from ..types import Completion, ContextFull, Episode, Policy, PolicyError, Scored, Stop, ToolCall, Turn
@@ -67,7 +71,7 @@ def make_steps(chat: Chat, task: Task, turns: Sequence[Turn], history: int, name
     """The prompts that an expert's turns give, each with at most `history` of the turns before."""
     told = retell(chat, task, turns)
     for number, turn in enumerate(told[:-1], 1):
-        if turn.call is None:
+        if turn.call is None or turn.call.name not in chat.tools:
             continue
         prompt = chat.start_prompt(task)
         for before in told[max(number - 1 - history, 0) : number - 1]:
@@ -112,19 +116,25 @@ class Steps:
     of_name: Mapping[str, Step]
 
     async def __call__(self, policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:
-        """An episode of one turn; INFRA, which is attempted again, where the engine failed."""
-        step = self.of_name[task.instance_id]
+        """An episode of one turn; INFRA where the engine failed, also when it was asked again rollout.infra_retries times."""
+        step, failed = self.of_name[task.instance_id], list[RetryCallState]()
         rig.diary.issue(slot.episode_id, slot.group_id, task.instance_id, slot.step)
         episode = Episode(slot.episode_id, slot.group_id, task.instance_id, (), Stop.STEP, "", None)
-        started = time.monotonic()
         try:
-            completion = await policy.sample(step.prompt, rig.rollout.max_new_tokens, derive_seed(slot, 0))
+            completion, seconds = await retry(rig, failed.append, partial(ask, policy, step, rig, slot))
         except (PolicyError, ContextFull) as failure:
             why = f"{type(failure).__name__}: {failure}"
-            return replace(episode, stop=Stop.INFRA, verdict=Verdict(task.instance_id, Outcome.INFRA, why), error=why)
-        seconds = time.monotonic() - started
+            verdict = Verdict(task.instance_id, Outcome.INFRA, why)
+            return replace(episode, stop=Stop.INFRA, verdict=verdict, error=why, retries=len(failed))
         turn = replace(read_answer(rig.chat, step, completion), seconds_model=seconds)
-        return score_answer(replace(episode, turns=(turn,), seconds=seconds), step)
+        return score_answer(replace(episode, turns=(turn,), seconds=seconds, retries=len(failed)), step)
+
+
+async def ask(policy: Policy, step: Step, rig: Rig, slot: Slot) -> tuple[Completion, float]:
+    """The policy's answer to a prompt, and the seconds that it took."""
+    started = time.monotonic()
+    completion = await policy.sample(step.prompt, rig.rollout.max_new_tokens, derive_seed(slot, 0))
+    return completion, time.monotonic() - started
 
 
 def read_answer(chat: Chat, step: Step, completion: Completion) -> Turn:
