@@ -20,6 +20,7 @@ from .export_account import Account, dump, tell
 from .export_atif import atif_trajectory
 from .export_openai import openai_row
 from .export_sweagent import sweagent_pred, sweagent_traj
+from .imports import NOTE, read_note
 from .journal import Journal
 
 Form = Literal["sweagent", "atif", "openai"]
@@ -45,7 +46,7 @@ def export_run(run: Path, form: Form, out: Path) -> Exported:
         filled = sum(row.turns > 0 for row in rows)
         if not filled:
             raise ValueError(f"{run}: no episode with a turn in it ({len(rows)} recorded): nothing to export")
-        config = _origin(run / "config.yaml")
+        config = _imported(run / NOTE) if (run / NOTE).is_file() else _origin(run / "config.yaml")
         with new_folder(out) as draft:
             _write(form, _accounts(journal, config), draft)
     return Exported(filled, len(rows) - filled)
@@ -60,6 +61,12 @@ def _origin(path: Path) -> Config:
         value = found.get(name) if isinstance(found, dict) else None
         words += [] if value is None else override(key, str(value))
     return load_config(None, words, Config)
+
+
+def _imported(path: Path) -> Config:
+    """The same for a folder of `greengrad import`: nothing says who acted; the action format is that of its note."""
+    words = [*override("tasks.suite", "-"), *override("rollout.policy", "imported")]
+    return load_config(None, [*words, *override("rollout.action_format", read_note(path))], Config)
 
 
 def _accounts(journal: Journal, config: Config) -> Iterator[Account]:

@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from .prompt import ByteTemplate, Chat
 from .tools import clip
 from .types import Completion, Episode, Stop, ToolCall, Turn
 
+NOTE = "import.json"
+"""Beside the journal: what was read, and how."""
 HOME = "/testbed"
 SUFFIXES = (".parquet", ".jsonl", ".json")
 _UPLOADED = re.compile(r"<uploaded_files>\s*(/\S+)\s*</uploaded_files>")
@@ -85,7 +87,17 @@ def import_trajectories(sources: Sequence[str], tasks: Iterable[Task], run: Path
         if not count:
             why = ", ".join(f"{many} {reason}" for reason, many in left_out.most_common()) or "they hold no trajectories"
             raise ValueError(f"{sources[0]}{' and others' if len(sources) > 1 else ''}: nothing can be used: {why}")
+        note = {"sources": list(sources), **asdict(reading), "left_out": left_out}
+        (journal.run / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     return Imported(count, left_out)
+
+
+def read_note(path: Path) -> str:
+    """The action format of an imported run; ValueError where its note does not say."""
+    found = _object(str(path), read_text(path)).get("action_format")
+    if not isinstance(found, str):
+        raise ValueError(f"{path}: names no action_format; import again into a new folder")
+    return found
 
 
 @contextmanager

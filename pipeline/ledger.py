@@ -35,6 +35,7 @@ class Ledger:
     fates: dict[str, int]
     """"trained" and each reason for not being -> episodes."""
     outcomes: dict[str, int]
+    """Each verdict, or "not graded" (srl scores single actions), -> episodes."""
     events: dict[str, int]
     """resumed, cut, forgotten -> how often."""
     notes: tuple[str, ...]
@@ -73,7 +74,7 @@ def check_journal(folder: Path, run: Path) -> Ledger:
         finished=len(rows),
         steps=len(steps),
         fates=dict(Counter(fate for _, fate in found.fates.values())),
-        outcomes=dict(Counter(str(row.outcome) for row in rows)),
+        outcomes=dict(Counter(row.outcome or "not graded" for row in rows)),
         events=dict(Counter(what for _, what, _ in found.events)),
         notes=tuple(notes),
         faults=tuple(faults),

@@ -321,6 +321,23 @@ def test_what_we_export_comes_back_as_it_was(tmp_path: Path, form: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize("action_format", ["fenced", "tool_json"])
+def test_what_was_imported_can_be_exported(tmp_path: Path, action_format: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([openhands()]))
+    run = tmp_path / "run"
+    import_trajectories([str(tmp_path / "rows.json")], SUITE, run, Reading(action_format))
+    assert main(["export", str(run), "--format", "openai", "--out", str(tmp_path / "out")]) == 0
+    (line,) = (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert row["metadata"]["model"] == "imported" and "add is wrong" in row["messages"][1]["content"]
+    assert [one["function"]["name"] for message in row["messages"] for one in message.get("tool_calls", ())][-1] == "submit"
+    for text in ("{", "{}"):
+        (run / "import.json").write_text(text)
+        capsys.readouterr()
+        assert main(["export", str(run), "--format", "openai", "--out", str(tmp_path / "again")]) == 2
+        assert "import.json" in capsys.readouterr().err and not (tmp_path / "again").exists()
+
+
 BAD: list[tuple[Callable[[], dict[str, Any]], str]] = [
     (lambda: openhands(resolved=False), "1 not resolved"),
     (lambda: openhands(instance_id="elsewhere-1"), "1 of tasks that are not in the suite"),

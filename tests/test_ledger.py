@@ -14,7 +14,7 @@ from pipeline.config_io import dump_config
 from pipeline.journal import Journal
 from pipeline.ledger import check_run
 from pipeline.train import train
-from pipeline.types import Episode, Stop
+from pipeline.types import Episode, Scored, Stop
 from tasks import Outcome, Verdict
 from tests.toy_loop import CHAT, TEXTS, DyingLearner, make_config, make_world
 
@@ -136,6 +136,15 @@ def test_an_evaluation_has_one_verdict_for_each_piece_of_work(
     write(tmp_path / "eval-00003")
     (ledger,) = check_run(tmp_path)
     assert ledger.faults == faults
+
+
+def test_episodes_without_a_verdict_are_told_as_not_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal(tmp_path) as journal:
+        for number in range(2):
+            journal.issue(f"task#0{number}", "task", "task", 0)
+            journal.record_episode(Episode(f"task#0{number}", "task", "task", (), Stop.STEP, "", None, scored=Scored(0.5)), 0)
+    assert main(["audit", str(tmp_path)]) == 0
+    assert "verdicts: 2 not graded\n" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_journal_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
