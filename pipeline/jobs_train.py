@@ -73,7 +73,7 @@ def check_stages(config: Config, run: Path, cluster: str | None) -> None:
     if config.rft is not None and config.rft.episodes is not None:
         from .stages.rft import load_demonstrations
 
-        load_demonstrations(config, config.rft, config.rft.episodes)
+        next(load_demonstrations(config, config.rft, config.rft.episodes))  # the first, or ValueError: there is none
     if config.srl is not None and not (run / "srl" / "model").is_dir():  # a stage that is over reads no expert
         from .actor import open_chat
         from .stages.srl import load_steps

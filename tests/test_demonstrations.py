@@ -1,6 +1,7 @@
 """What fine-tuning learns from: episodes collected with a demonstration, other people's trajectories, no episode twice."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -159,11 +160,27 @@ def test_fine_tuning_reads_per_task_and_leaves_other_tasks_out(tmp_path: Path, s
     mine = [replace(expert(0, text), instance_id=name) for name in (names[0], names[1], "another suite's") for text in texts]
     run = record(tmp_path / "run", *mine)
     config = Config(tasks=TasksConfig(suite=suite.path))
-    found = load_demonstrations(config, RftConfig(), run)
+    found = list(load_demonstrations(config, RftConfig(), run))
     assert [(one.instance_id, len(one.turns)) for one in found] == [(names[0], 2), (names[0], 3), (names[1], 2), (names[1], 3)]
     assert [len(one.turns) for one in load_demonstrations(config, RftConfig(per_task=1), run)] == [2, 2]
     with pytest.raises(ValueError, match="none is of a task of"):
-        load_demonstrations(config, RftConfig(), record(tmp_path / "others", mine[-1]))
+        list(load_demonstrations(config, RftConfig(), record(tmp_path / "others", mine[-1])))
+
+
+def test_fine_tuning_holds_one_episode_at_a_time(tmp_path: Path, suite: Suite) -> None:
+    """A told episode holds each turn's whole prompt: forty of a long run took gigabytes."""
+    name = next(task.instance_id for task in suite.tasks if task.split == "train")
+    lines = ["Hm. " * 500 + "\n" + WRONG.replace("a * b", f"a * {number}") for number in range(40)]
+    episodes = [replace(expert(0, (*lines[: 9 + number % 2], line, SUBMIT)), instance_id=name) for number, line in enumerate(lines)]
+    config = Config(tasks=TasksConfig(suite=suite.path))
+    peaks = []
+    for count in (4, 40):
+        run = record(tmp_path / str(count), *episodes[:count])
+        tracemalloc.start()
+        assert sum(1 for _ in load_demonstrations(config, RftConfig(), run)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0]
 
 
 def test_an_episode_in_another_template_is_told_anew_in_the_model_s() -> None:

@@ -6,6 +6,7 @@ the same count once. Episodes that another model's template wrote, or someone el
 A run that was killed goes on after its last whole epoch.
 """
 
+import hashlib
 import logging
 import math
 from collections import Counter
@@ -55,10 +56,10 @@ def rft_samples(episodes: Iterable[Episode]) -> tuple[Sample, ...]:
 
 def choose_demonstrations(episodes: Iterable[Episode], per_task: int | None = None) -> Iterator[Episode]:
     """The resolved episodes in their order, none whose user drifted, each sequence of actions once, of one task at most `per_task`."""
-    seen: set[tuple[object, ...]] = set()
+    seen: set[bytes] = set()
     count = Counter[str]()
     for episode in episodes:
-        actions = (episode.instance_id, *((turn.call.name, *sorted(turn.call.arguments.items())) for turn in episode.turns if turn.call))
+        actions = digest_actions(episode)
         if (
             episode.stop is Stop.INFRA
             or episode.reward != 1.0
@@ -72,6 +73,12 @@ def choose_demonstrations(episodes: Iterable[Episode], per_task: int | None = No
         yield episode
 
 
+def digest_actions(episode: Episode) -> bytes:
+    """The same for the same actions on the same task."""
+    actions = [(turn.call.name, *sorted(turn.call.arguments.items())) for turn in episode.turns if turn.call]
+    return hashlib.blake2b(repr((episode.instance_id, actions)).encode("utf-8", "surrogatepass")).digest()
+
+
 def tell_plainly(episode: Episode, chat: Chat, task: Task) -> Episode:
     """The episode with the prompts that the model will see: without a demonstration, in its own template."""
     turns = episode.played
@@ -82,22 +89,22 @@ def tell_plainly(episode: Episode, chat: Chat, task: Task) -> Episode:
     return replace(episode, prefix=told[:known], turns=told[known:])
 
 
-def load_demonstrations(config: Config, rft: RftConfig, folder: Path) -> list[Episode]:
-    """Those of a run on the tasks of the configuration, ready to be trained on; ValueError where there is none."""
+def load_demonstrations(config: Config, rft: RftConfig, folder: Path) -> Iterator[Episode]:
+    """Those of a run on the tasks of the configuration, ready to be trained on, one at a time; ValueError in the end if there was none."""
     of_task = {task.instance_id: task for task in choose_tasks(config.tasks, config.tasks.split)}
     chat = open_chat(config.model_copy(update={"rollout": config.rollout.model_copy(update={"demonstration": None})}))
-    known, others = list[Episode](), 0
+    known = others = 0
     with Journal(folder, readonly=True) as journal:
         for one in choose_demonstrations(journal.episodes(), rft.per_task):
             if one.instance_id in of_task:
-                known.append(tell_plainly(one, chat, of_task[one.instance_id]))
+                known += 1
+                yield tell_plainly(one, chat, of_task[one.instance_id])
             else:
                 others += 1
     if not known:
         other = f" (of its {others} resolved ones none is of a task of {config.tasks.suite}, {config.tasks.split})" if others else ""
         raise ValueError(f"{folder}: holds no resolved episode to learn from{other}")
-    log.info("%d episodes to learn from; %d more are of other tasks", len(known), others)
-    return known
+    log.info("%d episodes to learn from; %d more are of other tasks", known, others)
 
 
 def rft_optim(optim: OptimConfig, rft: RftConfig) -> OptimConfig:
