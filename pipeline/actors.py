@@ -68,7 +68,7 @@ class RankHost:
 
     def start(self, spot: Spot, setup: LearnerSetup, address: str) -> str:
         """Open the workshop; why each sample has to be computed alone, or ""."""
-        from .rank import open_workshop
+        from .workshop import open_workshop
 
         self._shop = open_workshop(replace(spot, interface=_interface_of(address)), setup)
         return str(self._shop.why_alone)

@@ -17,6 +17,9 @@ class HindsightConfig(Section):
     """w_o; 0: no hint is made and nothing is scored twice."""
     bound: float | None = Field(None, gt=0)
     """The directive part of a token is at most so large, in nats, before w_o; None: as it is, which is the paper's."""
+    top_k: int | None = Field(None, ge=1)
+    """The directive part as w_o KL(policy || teacher) over the teacher's so many likeliest tokens and one bin for the rest, in place of the
+    sampled token's log-ratio; None: the sampled token alone."""
     hint_chars: int = Field(400, ge=40)
     """What the teacher sees of a hint: head and tail."""
     judge: JudgeConfig | None = None
@@ -33,7 +36,9 @@ class HindsightConfig(Section):
             raise ValueError("hindsight.judge is read only with hindsight.evaluative_weight > 0")
         if self.judge is None and self.votes != fields["votes"].default:
             raise ValueError("hindsight.votes is read only with hindsight.judge")
-        for key in ("hint_chars", "bound"):
+        if self.top_k is not None and self.bound is not None:
+            raise ValueError("hindsight.bound is not read with hindsight.top_k: a divergence is not an advantage")
+        for key in ("hint_chars", "bound", "top_k"):
             if not self.directive_weight and getattr(self, key) != fields[key].default:
                 raise ValueError(f"hindsight.{key} is read only with hindsight.directive_weight > 0")
         return self

@@ -10,7 +10,7 @@ import numpy as np
 from sandbox import FakeSandbox, Image, Sandbox
 
 from .prompt import Chat
-from .types import Batch, Completion, Policy, PolicyError, Sample
+from .types import Batch, Completion, Likeliest, Policy, PolicyError, Sample
 from .weights import Digests
 
 
@@ -167,6 +167,10 @@ class SoftmaxLearner:
         log_p_A = self.model.log_p()
         entropy = -float(np.exp(log_p_A) @ log_p_A)
         return [np.where(score_answers(self.model, sample.ids_T.tolist()) != 0.0, entropy, 0.0) for sample in samples]
+
+    def likeliest(self, samples: Sequence[Sample], count: int) -> list[Likeliest]:
+        """ValueError: texts are chosen here, not tokens."""
+        raise ValueError("a choice among texts has no likeliest tokens")
 
     def export(self, folder: Path, *, whole: bool = True) -> Digests:
         """weights.npy."""

@@ -1,6 +1,6 @@
 """Hidden states -> log-probs and entropies of chosen tokens, without the logits in memory; plain torch, knows no objective.
 
-Shapes: N tokens, D hidden size, V vocabulary, M scored tokens (the others never meet the head).
+Shapes: N tokens, D hidden size, V vocabulary, M scored tokens (the others never meet the head), J targets of each, K likeliest of each.
 """
 
 from dataclasses import dataclass, replace
@@ -24,60 +24,76 @@ class Scoring:
     """The entropy passes a gradient on; it costs one more array of logits in the backward pass."""
 
 
-def score_tokens(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
-    """log p of each target under softmax(hidden @ weight.T / temperature), and the entropy; both float32, shape (M,).
+def score_tokens(hidden_MD: Tensor, weight_VD: Tensor, targets: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
+    """log p of each target, shape (M,) or (M, J), under softmax(hidden @ weight.T / temperature), and the entropy, (M,); both float32.
 
     Logits exist for `chunk` tokens at a time and are computed again in the backward pass. One autograd node for all chunks gives
     the weight its gradient once: a tied or accumulated weight stays exact, and DeepSpeed's hooks fire once.
     """
-    scores: tuple[Tensor, Tensor] = _ScoreTokens.apply(hidden_MD, weight_VD, targets_M, how)  # type: ignore[no-untyped-call]
-    return scores
+    targets_MJ = targets if targets.ndim == 2 else targets[:, None]
+    scores: tuple[Tensor, Tensor] = _ScoreTokens.apply(hidden_MD, weight_VD, targets_MJ, how)  # type: ignore[no-untyped-call]
+    return scores[0].view_as(targets), scores[1]
+
+
+@torch.no_grad()
+def find_likeliest(hidden_MD: Tensor, weight_VD: Tensor, count: int, how: Scoring) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest tokens, at most all, from the likeliest: log p, float32, and id; both (M, K), without a gradient."""
+    parts = [_likeliest(_logits(hidden_MD[part], weight_VD, how.temperature), count) for part in _chunks(max(len(hidden_MD), 1), how.chunk)]
+    logprobs, ids = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(ids)
+
+
+def _likeliest(logits_CV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    top_CK, ids_CK = logits_CV.topk(min(count, logits_CV.shape[-1]))
+    return top_CK - torch.logsumexp(logits_CV, dim=-1, keepdim=True), ids_CK
 
 
 class _ScoreTokens(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
-        norm_M, logprobs_M, entropy_M = (torch.empty_like(targets_M, dtype=torch.float32) for _ in range(3))
-        for part in _chunks(len(targets_M), how.chunk):
+    def forward(ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_MJ: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
+        logprobs_MJ = torch.empty_like(targets_MJ, dtype=torch.float32)
+        norm_M, entropy_M = (logprobs_MJ.new_empty(len(targets_MJ)) for _ in range(2))
+        for part in _chunks(len(targets_MJ), how.chunk):
             logits_CV = _logits(hidden_MD[part], weight_VD, how.temperature)
             norm_M[part] = torch.logsumexp(logits_CV, dim=-1)
-            logprobs_M[part] = logits_CV.gather(-1, targets_M[part, None]).squeeze(-1) - norm_M[part]
+            logprobs_MJ[part] = logits_CV.gather(-1, targets_MJ[part]) - norm_M[part, None]
             probs_CV = torch.exp(logits_CV - norm_M[part, None])
             entropy_M[part] = norm_M[part] - torch.linalg.vecdot(probs_CV, logits_CV)
-        ctx.save_for_backward(hidden_MD, weight_VD, targets_M, norm_M, entropy_M)
+        ctx.save_for_backward(hidden_MD, weight_VD, targets_MJ, norm_M, entropy_M)
         ctx.how = how
         ctx.set_materialize_grads(False)
         if not how.entropy_grad:
             ctx.mark_non_differentiable(entropy_M)
-        return logprobs_M, entropy_M
+        return logprobs_MJ, entropy_M
 
     @staticmethod
-    def backward(ctx: Any, grad_M: Tensor | None, grad_entropy_M: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_MJ: Tensor | None, grad_entropy_M: Tensor | None) -> tuple[Tensor | None, ...]:
         """Chunk by chunk; the weight's gradient is summed in float32, and left out where it is frozen."""
-        hidden_MD, weight_VD, targets_M, norm_M, entropy_M = ctx.saved_tensors
+        hidden_MD, weight_VD, targets_MJ, norm_M, entropy_M = ctx.saved_tensors
         how: Scoring = ctx.how
-        grad_M = torch.zeros_like(norm_M) if grad_M is None else grad_M
+        grad_MJ = torch.zeros_like(targets_MJ, dtype=torch.float32) if grad_MJ is None else grad_MJ
         grad_hidden_MD = torch.empty_like(hidden_MD)
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for part in _chunks(len(targets_M), how.chunk):
+        for part in _chunks(len(targets_MJ), how.chunk):
             logp_CV = _logits(hidden_MD[part], weight_VD, how.temperature).sub_(norm_M[part, None])
             entropy = None if grad_entropy_M is None else (entropy_M[part, None], grad_entropy_M[part, None] / how.temperature)
-            grad_CV = _logits_grad(logp_CV, targets_M[part, None], grad_M[part, None] / how.temperature, entropy).to(weight_VD.dtype)
+            grad_CV = _logits_grad(logp_CV, targets_MJ[part], grad_MJ[part] / how.temperature, entropy).to(weight_VD.dtype)
             grad_hidden_MD[part] = grad_CV @ weight_VD
             if grad_weight_VD is not None:
                 grad_weight_VD += grad_CV.t() @ hidden_MD[part]
         return grad_hidden_MD, None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype), None, None
 
 
-def _logits_grad(logp_CV: Tensor, targets_C1: Tensor, scale_C1: Tensor, entropy: tuple[Tensor, Tensor] | None) -> Tensor:
-    """scale (one-hot - p), and for the entropy H with its own scale -p (log p + H); takes logp_CV's memory."""
+def _logits_grad(logp_CV: Tensor, targets_CJ: Tensor, scale_CJ: Tensor, entropy: tuple[Tensor, Tensor] | None) -> Tensor:
+    """sum over J of scale (one-hot - p), and for the entropy H with its own scale -p (log p + H); takes logp_CV's memory."""
+    scale_C1 = scale_CJ.sum(dim=-1, keepdim=True)
     if entropy is None:
         grad_CV = logp_CV.exp_().mul_(-scale_C1)
     else:
         entropy_C1, entropy_scale_C1 = entropy
         probs_CV = logp_CV.exp()
         grad_CV = logp_CV.add_(entropy_C1).mul_(-entropy_scale_C1).sub_(scale_C1).mul_(probs_CV)
-    return grad_CV.scatter_add_(-1, targets_C1, scale_C1)
+    return grad_CV.scatter_add_(-1, targets_CJ, scale_CJ)
 
 
 def _chunks(count: int, size: int) -> list[slice]:
@@ -112,9 +128,12 @@ class ScoringHead(nn.Module):
         self.weight = weight_VD
         self.how = how
 
-    def forward(self, hidden_MD: Tensor, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """See score_tokens."""
-        return score_tokens(hidden_MD, self.weight, targets_M, replace(self.how, temperature=temperature))
+    def forward(self, hidden_MD: Tensor, targets: Tensor | int, temperature: float) -> tuple[Tensor, Tensor]:
+        """See score_tokens, and find_likeliest where `targets` is a number."""
+        how = replace(self.how, temperature=temperature)
+        if isinstance(targets, int):
+            return find_likeliest(hidden_MD, self.weight, targets, how)
+        return score_tokens(hidden_MD, self.weight, targets, how)
 
 
 class Scorer(nn.Module):
@@ -129,9 +148,9 @@ class Scorer(nn.Module):
         self.body: nn.Module = model.base_model
         self.head = ScoringHead(head.weight, how)
 
-    def forward(self, layout: Layout, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """(log-probs, entropy), shape (M,), of the targets, each predicted by the hidden state of its source."""
+    def forward(self, layout: Layout, targets: Tensor | int, temperature: float) -> tuple[Tensor, Tensor]:
+        """What ScoringHead says of the targets, each predicted by the hidden state of its source."""
         runs = {"runs": layout.runs} if layout.runs else {}  # else the model's own attention, over one sample
         body = self.body(input_ids=layout.ids_N[None], position_ids=layout.positions_N[None], use_cache=False, **runs)
-        scores: tuple[Tensor, Tensor] = self.head(body.last_hidden_state[0][layout.sources_M], targets_M, temperature)
+        scores: tuple[Tensor, Tensor] = self.head(body.last_hidden_state[0][layout.sources_M], targets, temperature)
         return scores

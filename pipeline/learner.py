@@ -33,7 +33,7 @@ from .orders import (
 from .packs import NOTHING_FIXED, FixedLogprobs, MicroBatch, Room, count_tokens, pack_samples
 from .rank import serve_rank
 from .ranks import Crew, Ranks
-from .types import Batch, Sample
+from .types import Batch, Likeliest, Sample
 from .weights import Digests, check_layout, read_layout
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,16 @@ class DeepSpeedLearner:
         """The entropy, in nats, at each token that carries loss, shape (T,) each, 0 elsewhere; at the sampling temperature."""
         return self._score(samples, entropy=True)
 
+    def likeliest(self, samples: Sequence[Sample], count: int) -> list[Likeliest]:
+        """The `count` likeliest tokens (at most all) at each token that carries loss, under the current weights, as they are sampled."""
+        found: list[Likeliest | None] = [None] * len(samples)
+        for micro, reply in self._ask(samples, Score((), likeliest=count)):
+            for sequence, row in enumerate(micro.rows):
+                mine = micro.sequences_M == sequence
+                if row >= 0:
+                    found[row] = Likeliest(reply.ids_HK[mine], reply.logprobs_HK[mine])
+        return [one for one in found if one is not None]
+
     def export(self, folder: Path, *, whole: bool = True) -> Digests:
         """Write a model folder that transformers and vLLM load, in one move; an older one of that name is replaced.
 
@@ -125,16 +135,20 @@ class DeepSpeedLearner:
 
     def _score(self, samples: Sequence[Sample], *, reference: bool = False, entropy: bool = False) -> list[np.ndarray]:
         """log p of the masked tokens, or the entropy there, shape (T,) each, 0 elsewhere."""
-        packs = pack_samples(samples, room_of(self.setup))
-        replies = self._call_groups([Score(tuple(pack), reference, entropy) for pack in packs])[:: self.setup.learner.sequence_parallel]
         scores = [np.zeros(len(sample.ids_T), dtype=np.float32) for sample in samples]
-        for pack, reply in zip(packs, replies, strict=True):
-            for micro, logprobs_M in zip(pack, reply, strict=True):
-                for sequence, row in enumerate(micro.rows):
-                    mine = micro.sequences_M == sequence
-                    if row >= 0:
-                        scores[row][micro.tokens_M[mine]] = logprobs_M[mine]
+        for micro, scores_M in self._ask(samples, Score((), reference, entropy)):
+            for sequence, row in enumerate(micro.rows):
+                mine = micro.sequences_M == sequence
+                if row >= 0:
+                    scores[row][micro.tokens_M[mine]] = scores_M[mine]
         return scores
+
+    def _ask(self, samples: Sequence[Sample], command: Score) -> Iterator[tuple[MicroBatch, Any]]:
+        """The samples' micro-batches, and what the ranks answer of each."""
+        packs = pack_samples(samples, room_of(self.setup))
+        replies = self._call_groups([replace(command, packs=tuple(pack)) for pack in packs])[:: self.setup.learner.sequence_parallel]
+        for pack, reply in zip(packs, replies, strict=True):
+            yield from zip(pack, reply, strict=True)
 
     def _call_groups(self, commands: Sequence[Command]) -> list[Any]:
         """One command for each group of ranks that share sequences (without sequence parallelism: each rank); the answers of all ranks."""

@@ -13,7 +13,7 @@ Three policies: pi (the gradient), pi_old (the learner before the first minibatc
 the correction on pi_old / pi_engine: with tokens of older weights this is decoupled PPO (arXiv:2110.00641), pi_old the proximal policy.
 
 Left out: sequence-level KL (a token's effect on the KL of later tokens), adaptive KL coefficients.
-Shapes: M scored tokens (those with mask = 1), B sequences.
+Shapes: M scored tokens (those with mask = 1), B sequences, H tokens with a teacher, K bins.
 """
 
 from dataclasses import dataclass, replace
@@ -27,6 +27,9 @@ from .orders import LossStats
 
 TOP_FROM = 0.7
 """Quantile of the entropy from which a token is in the highest 30 % (arXiv:2509.03646 looks at those)."""
+
+TAIL = 1e-6
+"""Smallest probability of the bin for everything outside of the K: below it 1 - sum p is rounding of float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,31 @@ def policy_loss(logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens, config: L
     stats = LossStats(loss=loss.item(), kl=kl, entropy=_mean(tokens, entropy_M))
     stats = replace(stats, correction_mean=_mean(tokens, correction_M), correction_cut=_mean(tokens, correction_M != raw_M))
     return loss, measure_ratios(measure_planning(stats, logprobs_M, entropy_M, tokens), ratio_M, old_M, tokens, config)
+
+
+def teacher_loss(logprobs_HK: Tensor, teacher_HK: Tensor, weights_H: Tensor) -> Tensor:
+    """sum_h w_h KL(pi || teacher) at tokens with a teacher, the top-K form of OpenClaw-RL's directive term (arXiv:2603.10165).
+
+    On-policy and at K = vocabulary its gradient is that of the sampled form A = log pi_teacher - log pi, averaged over the sampled token,
+    as long as the hint does not depend on that token; a hint that only follows a wrong one pushes less here the rarer it is.
+    Not corrected for tokens of older weights.
+    """
+    return (weights_H * reverse_kl(logprobs_HK, teacher_HK)).sum()
+
+
+def reverse_kl(student_HK: Tensor, teacher_HK: Tensor) -> Tensor:
+    """KL(student || teacher) over K bins and one for everything else, shape (H,), in nats; the student's gradient passes.
+
+    Given are the log-probs of the same K tokens under both. The last bin's is log(1 - exp(logsumexp)). It is a lower bound of the
+    whole divergence, and equal to it at K = vocabulary.
+    """
+    student, teacher = (torch.cat([logp_HK, _log_rest(logp_HK)], dim=-1) for logp_HK in (student_HK, teacher_HK))
+    return (torch.exp(student) * (student - teacher)).sum(dim=-1)
+
+
+def _log_rest(logp_HK: Tensor) -> Tensor:
+    """log of what K bins leave of 1, not below log TAIL, shape (H, 1)."""
+    return torch.log((1.0 - torch.exp(logp_HK).sum(dim=-1, keepdim=True)).clamp(min=TAIL))
 
 
 def measure_planning(stats: LossStats, logprobs_M: Tensor, entropy_M: Tensor, tokens: Tokens) -> LossStats:

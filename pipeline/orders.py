@@ -63,12 +63,14 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Log-probs of the masked tokens, or the entropies there, without gradients."""
+    """Log-probs of the masked tokens, or the entropies or the likeliest tokens there, without gradients."""
 
     packs: tuple[MicroBatch, ...]
     reference: bool = False
     """Under the reference model instead of the current weights."""
     entropy: bool = False
+    likeliest: int = 0
+    """How many tokens of each place; 0: what was sampled is scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class LossStats:
     """Mean over tokens, in nats."""
     kl: float | None = None
     """Mean estimated divergence from the reference model; None where there is none."""
+    directive: float | None = None
+    """The teacher's part of the loss: mean weighted divergence, 0 at tokens without a teacher; None where there is none."""
     surprise: float = 0.0
     """Mean - log pi."""
     planning: float = 0.0

@@ -1,6 +1,6 @@
 """Samples -> micro-batches for the ranks, in which every distinct token stands once (tree.py); numpy only, knows no model.
 
-Shapes: N tokens of a micro-batch, M scored tokens, T tokens of a sample, S samples.
+Shapes: N tokens of a micro-batch, M scored tokens, T tokens of a sample, S samples, H tokens with a teacher, K bins.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from .batch import weigh_samples
 from .tree import Run, grow_tree, plan_packs
-from .types import Sample
+from .types import Sample, Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class MicroBatch:
     weights_M: np.ndarray
     planning_M: np.ndarray | None = None
     """bool; None = no sample of it was looked at."""
+    teacher: Teacher | None = None
+    """Its places are among M here, and its weights are those in the loss; None = no sample has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def pack_samples(
     if missing := -len(packs) % room.ranks:
         shortest = min(range(len(samples)), key=lambda row: len(samples[row].ids_T))
         copy = _lay_out([shortest], samples, weights_S, fixed, room.share)
-        packs += [replace(copy, rows=(-1,), weights_M=np.zeros_like(copy.weights_M))] * missing
+        packs += [replace(copy, rows=(-1,), weights_M=np.zeros_like(copy.weights_M), teacher=None)] * missing
     return [packs[rank :: room.ranks] for rank in range(room.ranks)]
 
 
@@ -100,6 +102,7 @@ def _lay_out(rows: list[int], samples: Sequence[Sample], weights_S: np.ndarray, 
 
     counts = [len(tokens) for tokens in scored]
     plans = [sample.planning_T for sample in chosen if sample.planning_T is not None]
+    weights_M = np.repeat(weights_S[rows], counts).astype(np.float32)
     return MicroBatch(
         ids_N=tree.ids_N,
         positions_N=tree.positions_N,
@@ -113,6 +116,20 @@ def _lay_out(rows: list[int], samples: Sequence[Sample], weights_S: np.ndarray, 
         old_M=None if known.old is None else pick(known.old),
         reference_M=None if known.reference is None else pick(known.reference),
         advantages_M=pick([sample.advantages_T for sample in chosen]),
-        weights_M=np.repeat(weights_S[rows], counts).astype(np.float32),
+        weights_M=weights_M,
         planning_M=pick(plans) if len(plans) == len(chosen) else None,
+        teacher=_join_teachers([sample.teacher for sample in chosen], scored, weights_M),
     )
+
+
+def _join_teachers(teachers: Sequence[Teacher | None], scored: Sequence[np.ndarray], weights_M: np.ndarray) -> Teacher | None:
+    """The samples' teachers as one; `scored`: the places in each sample that have a loss, among which are all that a teacher speaks of."""
+    starts = np.cumsum([0, *(len(tokens) for tokens in scored)])
+    known = [
+        (one, start + np.searchsorted(tokens, one.places_H)) for one, start, tokens in zip(teachers, starts, scored, strict=False) if one
+    ]
+    if not known:
+        return None
+    places_H = np.concatenate([places for _, places in known])
+    ids, logprobs, weights = (np.concatenate([getattr(one, name) for one, _ in known]) for name in ("ids_HK", "logprobs_HK", "weights_H"))
+    return Teacher(places_H, ids, logprobs, weights * weights_M[places_H])

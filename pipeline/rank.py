@@ -1,28 +1,20 @@
-"""One rank of the learner: a DeepSpeed engine around the model, in a process of its own (light until it starts).
-
-It obeys the commands of orders.py; the ranks talk gloo on the CPU and nccl on GPUs.
+"""One rank of the learner: a process (light until it starts) that obeys the commands of orders.py with its workshop's DeepSpeed engine.
 
 Scaling: DeepSpeed averages over ranks (and over accumulation steps, which is switched off here). The token mean needs the plain sum
 of weight x token, so each loss is multiplied by the number of ranks. Learning rate: set by hand before each step, see learning_rate.
-
-Left out so far: weights loaded shard by shard (each rank reads the model).
 """
 
 import math
-import os
 import resource
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
-from datetime import timedelta
-from pathlib import Path
+from dataclasses import fields, replace
 from typing import Any, assert_never
 
 import numpy as np
 
 from .checkpoint import load_checkpoint, save_checkpoint
-from .config import OptimConfig
-from .lora import add_adapters, without_adapters
+from .lora import without_adapters
 from .orders import (
     Command,
     Export,
@@ -40,30 +32,12 @@ from .orders import (
 )
 from .packs import MicroBatch
 from .rank_export import export_adapters, export_model
-from .ranks import Seat, Spot
-from .rest import awake, put_to_rest
+from .ranks import Seat
+from .rest import awake
 from .transfer import send
+from .types import Likeliest, Teacher
 from .weights import Digests
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What a rank works with."""
-
-    setup: LearnerSetup
-    rank: int
-    ranks: int
-    engine: Any
-    """deepspeed.DeepSpeedEngine around head.Scorer"""
-    model: Any
-    """The transformers model whose parameters the engine trains."""
-    why_alone: str
-    """Why each sample has to be computed alone; empty where packs of runs can be."""
-    share: Any | None
-    """ulysses.Share with learner.sequence_parallel > 1: this rank's place among those that share its sequences."""
-    reference: Any | None
-    """loss.kl_coef > 0: a second model as it was at the start, frozen and whole on each rank (it is not sharded), else None.
-    With learner.lora the model itself is the reference, its adapters silenced."""
+from .workshop import Workshop, open_workshop
 
 
 def serve_rank(seat: Seat, setup: LearnerSetup) -> None:
@@ -98,98 +72,6 @@ def obey(shop: Workshop, command: Command) -> Any:
                 return load_checkpoint(shop.engine, command.folder, shop.rank, shop.ranks)
         case _:
             assert_never(command)
-
-
-def open_workshop(spot: Spot, setup: LearnerSetup) -> Workshop:
-    """Join the process group, load the model, wrap it in a DeepSpeed engine."""
-    prepare_environment(spot)
-    import deepspeed
-    import torch
-
-    from .attention import why_not_runs
-    from .head import Scorer, Scoring
-    from .model import load_model
-    from .ulysses import share_sequences
-
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.set_device(spot.local_rank)
-    else:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // spot.local_ranks))
-    torch.manual_seed(setup.learner.seed)
-    limit = timedelta(seconds=setup.command_seconds)  # of one collective: a peer that hangs ends this rank too
-    torch.distributed.init_process_group(
-        "nccl" if gpu else "gloo", init_method=spot.rendezvous, rank=spot.rank, world_size=spot.ranks, timeout=limit
-    )
-    # Its shared-memory kernel is for inference; without this line the first start compiles it for a minute or two.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    model = load_model(setup)
-    why_alone = why_not_runs(model)
-    if setup.learner.lora:
-        add_adapters(model, setup.learner.lora, setup.learner.seed)
-    if setup.learner.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train(setup.learner.activation_checkpointing)
-    engine, *_ = deepspeed.initialize(
-        model=Scorer(model, Scoring(setup.learner.head_chunk, entropy_grad=setup.loss.entropy_coef > 0)),
-        optimizer=build_optimizer(model, setup.optim),
-        config=deepspeed_config(setup),
-    )
-    engine.train(setup.learner.activation_checkpointing)
-    put_to_rest(engine, setup.learner)
-    second = setup.loss.kl_coef and not setup.learner.lora
-    reference = Scorer(load_model(setup), Scoring(setup.learner.head_chunk)).eval().to(engine.device) if second else None
-    share = share_sequences(model, setup.learner.sequence_parallel) if setup.learner.sequence_parallel > 1 and not why_alone else None
-    return Workshop(setup, spot.rank, spot.ranks, engine, model, why_alone, share, reference)
-
-
-def prepare_environment(spot: Spot) -> None:
-    """Variables that DeepSpeed reads at import: no MPI, one interface, its compiled extensions in our cache."""
-    cache = Path(os.environ.get("GREENGRAD_HOME") or Path.home() / ".cache" / "greengrad")
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache / "torch_extensions"))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", spot.interface)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads; threads that spin starve whatever shares the cores
-    os.environ |= {"RANK": str(spot.rank), "LOCAL_RANK": str(spot.local_rank)}
-    os.environ |= {"WORLD_SIZE": str(spot.ranks), "LOCAL_SIZE": str(spot.local_ranks)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-
-
-def deepspeed_config(setup: LearnerSetup) -> dict[str, Any]:
-    """DeepSpeed's own configuration; small buckets, because its default of 5e8 elements takes 2 GB per buffer."""
-    learner = setup.learner
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": setup.optim.grad_clip,
-        "bf16": {"enabled": learner.dtype == "bfloat16"},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {
-            "stage": learner.zero_stage,
-            "reduce_bucket_size": 20_000_000,
-            "allgather_bucket_size": 20_000_000,
-            "overlap_comm": False,
-            "offload_optimizer": {"device": "cpu" if learner.offload_optimizer == "cpu" else "none"},
-        },
-        "steps_per_print": 1_000_000_000,
-    }
-
-
-def build_optimizer(model: Any, optim: OptimConfig) -> Any:
-    """torch AdamW; norms and biases (fewer than two dimensions) do not decay."""
-    import torch
-
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=optim.lr, betas=optim.betas, eps=optim.eps)
 
 
 def train(shop: Workshop, command: Train) -> TrainReport:
@@ -228,39 +110,65 @@ def compute_loss(shop: Workshop, pack: MicroBatch, objective: Objective) -> tupl
 
     tokens = Tokens(**{field.name: put(getattr(pack, field.name)) for field in fields(Tokens)})  # the same names in both
     match objective:
+        case "policy" if pack.teacher is not None:
+            return taught_loss(shop, pack, pack.teacher, tokens)
         case "policy":
-            return policy_loss(*forward(shop, pack, shop.setup.temperature, shop.engine), tokens, shop.setup.loss)
+            scores = forward(shop, pack, put(pack.targets_M), shop.setup.temperature, shop.engine)
+            return policy_loss(*scores, tokens, shop.setup.loss)
         case "fine_tune":
-            return sft_loss(*forward(shop, pack, 1.0, shop.engine), tokens)
+            return sft_loss(*forward(shop, pack, put(pack.targets_M), 1.0, shop.engine), tokens)
         case _:
             assert_never(objective)
 
 
-def forward(shop: Workshop, pack: MicroBatch, temperature: float, scorer: Any) -> tuple[Any, Any]:
-    """Log-probs and entropies of the micro-batch's scored tokens, through the engine or the reference."""
+def taught_loss(shop: Workshop, pack: MicroBatch, teacher: Teacher, tokens: Any) -> tuple[Any, Any]:
+    """The policy's loss with the teacher's part: of every token the sampled target, and K more, which are read where there is a teacher."""
+    import torch
+
+    from .loss import policy_loss, teacher_loss
+
+    places_H, ids_HK, teacher_HK, weights_H = (
+        torch.from_numpy(getattr(teacher, field.name)).to(shop.engine.device) for field in fields(teacher)
+    )
+    sampled_M = torch.from_numpy(pack.targets_M).to(shop.engine.device)
+    targets_MJ = sampled_M[:, None].repeat(1, 1 + ids_HK.shape[1])
+    targets_MJ[places_H, 1:] = ids_HK
+    logprobs_MJ, entropy_M = forward(shop, pack, targets_MJ, shop.setup.temperature, shop.engine)
+    loss, stats = policy_loss(logprobs_MJ[:, 0], entropy_M, tokens, shop.setup.loss)
+    directive = teacher_loss(logprobs_MJ[places_H, 1:], teacher_HK, weights_H)
+    return loss + directive, replace(stats, loss=stats.loss + directive.item(), directive=directive.item())
+
+
+def forward(shop: Workshop, pack: MicroBatch, targets: Any, temperature: float, scorer: Any) -> tuple[Any, Any]:
+    """What the engine's or the reference's head (head.ScoringHead) says of the targets at the micro-batch's scored tokens."""
     import torch
 
     from .head import Layout
     from .ulysses import score_shared
 
-    ids_N, positions_N, sources_M, targets_M = (
-        torch.from_numpy(array).to(shop.engine.device) for array in (pack.ids_N, pack.positions_N, pack.sources_M, pack.targets_M)
+    ids_N, positions_N, sources_M = (
+        torch.from_numpy(array).to(shop.engine.device) for array in (pack.ids_N, pack.positions_N, pack.sources_M)
     )
     layout = Layout(ids_N, positions_N, sources_M, None if shop.why_alone else pack.runs)
     if shop.share is not None:
-        return score_shared(scorer, layout, targets_M, temperature, shop.share)
-    scores: tuple[Any, Any] = scorer(layout, targets_M, temperature)
+        return score_shared(scorer, layout, targets, temperature, shop.share)
+    scores: tuple[Any, Any] = scorer(layout, targets, temperature)
     return scores
 
 
-def score(shop: Workshop, pack: MicroBatch, command: Score) -> np.ndarray:
-    """Log-probs of the scored tokens, or entropies there, shape (M,)."""
+def score(shop: Workshop, pack: MicroBatch, command: Score) -> np.ndarray | Likeliest:
+    """Log-probs of the scored tokens, or entropies there, shape (M,); or the likeliest tokens."""
     import torch
 
     silenced = without_adapters(shop.model) if command.reference and shop.setup.learner.lora else nullcontext()
     scorer = shop.reference if command.reference and shop.reference else shop.engine
+    targets = command.likeliest or torch.from_numpy(pack.targets_M).to(shop.engine.device)
     with torch.no_grad(), silenced:
-        logprobs_M, entropy_M = forward(shop, pack, shop.setup.temperature, scorer)
+        scores = forward(shop, pack, targets, shop.setup.temperature, scorer)
+    if command.likeliest:
+        logprobs_MK, ids_MK = scores
+        return Likeliest(ids_MK.cpu().numpy(), logprobs_MK.cpu().numpy())
+    logprobs_M, entropy_M = scores
     scores_M: np.ndarray = (entropy_M if command.entropy else logprobs_M).float().cpu().numpy()
     return scores_M
 

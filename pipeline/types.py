@@ -188,6 +188,23 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Teacher:
+    """What stages/hindsight.py would rather see at some tokens of a row: H tokens, and for each the K that the teacher holds likeliest.
+
+    The loss adds weight x KL(policy || teacher) over K bins and one for all other tokens (loss.reverse_kl).
+    """
+
+    places_H: np.ndarray
+    """int64: where in the row"""
+    ids_HK: np.ndarray
+    """int64: of the likeliest tokens ..."""
+    logprobs_HK: np.ndarray
+    """float32: ... and the teacher's log p of them, at the sampling temperature"""
+    weights_H: np.ndarray
+    """float32: of a token's divergence beside a token's gain"""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One row for the learner. All arrays have shape (T,), T = tokens of the row.
 
@@ -207,6 +224,8 @@ class Sample:
     """float32"""
     planning_T: np.ndarray | None = None
     """bool: part of a strategic gram (planning.py), and carries loss; None: not looked at. No part of the digest: it changes no update."""
+    teacher: Teacher | None = None
+    """No part of the digest: it follows from the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +252,16 @@ class Batch:
             for array in (sample.ids_T, sample.mask_T, sample.logprobs_T, sample.advantages_T):
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Likeliest:
+    """The K likeliest tokens at each of a row's H tokens that carry loss, from the likeliest."""
+
+    ids_HK: np.ndarray
+    """int64"""
+    logprobs_HK: np.ndarray
+    """float32"""
 
 
 class Policy(Protocol):
@@ -271,6 +300,10 @@ class Learner(Protocol):
 
     def entropies(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         """The entropy, in nats, of the distribution at each token that carries loss, shape (T,) each, 0 elsewhere."""
+        ...
+
+    def likeliest(self, samples: Sequence[Sample], count: int) -> list[Likeliest]:
+        """The `count` likeliest tokens (at most all that there are) at each token that carries loss, at the sampling temperature."""
         ...
 
     def export(self, folder: Path, *, whole: bool = True) -> Digests:

@@ -41,11 +41,11 @@ def share_sequences(model: Any, ranks: int) -> Share:
     return Share(groups.get_sequence_parallel_group(), groups.get_sequence_parallel_rank(), ranks)
 
 
-def score_shared(scorer: Any, layout: Layout, targets_M: Tensor, temperature: float, share: Share) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies, shape (M,), of a micro-batch that all ranks of the group bring; `scorer`: a head.Scorer or an engine."""
+def score_shared(scorer: Any, layout: Layout, targets: Tensor | int, temperature: float, share: Share) -> tuple[Tensor, Tensor]:
+    """What a head.Scorer, or an engine around one, says of a micro-batch's M tokens, which all ranks of the group bring."""
     own, places_P = cut(layout, share)
-    logprobs_P, entropy_P = scorer(own, targets_M[places_P], temperature)
-    return join(logprobs_P, places_P, len(targets_M), share), join(entropy_P, places_P, len(targets_M), share)
+    one, other = scorer(own, targets if isinstance(targets, int) else targets[places_P], temperature)
+    return join(one, places_P, len(layout.sources_M), share), join(other, places_P, len(layout.sources_M), share)
 
 
 def cut(layout: Layout, share: Share) -> tuple[Layout, Tensor]:
@@ -65,7 +65,7 @@ def cut(layout: Layout, share: Share) -> tuple[Layout, Tensor]:
 
 
 def join(scores_P: Tensor, places_P: Tensor, count: int, share: Share) -> Tensor:
-    """The scores of all ranks, shape (M,) on each; the gradient of what is computed from them, the same on each, goes to each one's own."""
+    """The scores of all ranks, shape (M, ...) on each; the gradient of what is made of them, the same on each, goes to each one's own."""
     joined: Tensor = _Join.apply(scores_P, places_P, count, share)  # type: ignore[no-untyped-call]
     return joined
 
@@ -74,7 +74,7 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores_P: Tensor, places_P: Tensor, count: int, share: Share) -> Tensor:
         ctx.save_for_backward(places_P)
-        scores_M = scores_P.new_zeros(count)
+        scores_M = scores_P.new_zeros(count, *scores_P.shape[1:])
         scores_M[places_P] = scores_P
         torch.distributed.all_reduce(scores_M, group=share.group)
         return scores_M

@@ -14,10 +14,11 @@ from pipeline.config import LearnerConfig, LossConfig, OptimConfig
 from pipeline.convert import tiny_model
 from pipeline.learner import DeepSpeedLearner
 from pipeline.orders import LearnerSetup, learning_rate, split_minibatches
-from pipeline.rank import obey, open_workshop
+from pipeline.rank import obey
 from pipeline.ranks import RankError, Ranks, Seat
 from pipeline.rest import move_states
 from pipeline.types import Batch, Sample
+from pipeline.workshop import open_workshop
 
 pytestmark = pytest.mark.deepspeed
 LENGTHS = (30, 50, 20, 90, 64, 10, 33)

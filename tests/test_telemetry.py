@@ -1,9 +1,11 @@
 """What a run tells of itself: every name that is listed is written, and what the figures are."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.batch import count_repeats
@@ -16,7 +18,7 @@ from pipeline.peak import find_peak, make_yardstick, measure_cpu
 from pipeline.prompt import ByteTemplate, Chat
 from pipeline.telemetry import Clock, Yardstick, measure_rollout, measure_speed
 from pipeline.train import World, train
-from pipeline.types import Batch, Completion, Episode, Group, Stop, Turn
+from pipeline.types import Batch, Completion, Episode, Group, Likeliest, Sample, Stop, Turn
 from pipeline.user import ScriptedSpeaker, User
 from tests.toy_loop import CHAT, RIGHT, TEXTS, DyingLearner, make_config, make_task, make_world
 
@@ -32,8 +34,14 @@ class ReportingLearner(SoftmaxLearner):
 
     def step(self, batch: Batch) -> dict[str, float]:
         super().step(batch)
-        reports = [TrainReport((StepReport(LossStats(entropy=1.0, kl=0.1, planning=0.2, execution=0.8), 1.0, 1e-6),), 0.5)]
+        directive = 0.1 if any(sample.teacher for sample in batch.samples) else None
+        stats = LossStats(entropy=1.0, kl=0.1, directive=directive, planning=0.2, execution=0.8)
+        reports = [TrainReport((StepReport(stats, 1.0, 1e-6),), 0.5)]
         return summarise_steps(reports, "policy") | {"optim/computed_tokens": 100.0}
+
+    def likeliest(self, samples: Sequence[Sample], count: int) -> list[Likeliest]:
+        sizes = [(int(sample.mask_T.sum()), count) for sample in samples]
+        return [Likeliest(np.zeros(size, np.int64), np.full(size, -1.0, np.float32)) for size in sizes]
 
 
 def reporting_world() -> World:
@@ -55,14 +63,15 @@ async def test_a_run_writes_every_listed_metric_and_no_other(tmp_path: Path) -> 
     with Journal(tmp_path) as journal:
         await train(config.model_copy(update={"rollout": rollout}), journal, replace(world, rig=replace(world.rig, rollout=rollout)))
         written = set().union(*journal.steps().values())
-    written |= await written_with_hindsight(tmp_path / "hindsight")
+    written |= await written_with_hindsight(tmp_path / "hindsight", None)
+    written |= await written_with_hindsight(tmp_path / "top-k", 2)
     assert written - listed() == set(), "written, and not in docs/METRICS.md"
     assert listed() - written == set(), "in docs/METRICS.md, and not written"
 
 
-async def written_with_hindsight(run: Path) -> set[str]:
+async def written_with_hindsight(run: Path, top_k: int | None) -> set[str]:
     """What a run adds that learns from what came of each turn, with a judge that has given no vote."""
-    keys = {"hindsight": HindsightConfig(judge=JudgeConfig(url="http://judge"))}
+    keys = {"hindsight": HindsightConfig(judge=JudgeConfig(url="http://judge"), top_k=top_k)}
     with Journal(run) as journal:
         await train(make_config(1).model_copy(update=keys), journal, reporting_world())
         return set().union(*journal.steps().values())

@@ -5,13 +5,15 @@
 r, +1, 0 or -1, says how good the turn was, the hint h how it should have been: both by rules over the turn's observation (hints.py), r by
 a judge's votes where there is one (jury.py). The teacher is the policy itself with the hint at the end of the turn's last message; both
 log-probs are the learner's, in one call, on the ids that were sampled. Nothing is normalised: the turns of a group are unrelated states.
+With `hindsight.top_k` the directive part is no advantage but a part of the loss, w_o KL(pi || teacher) over the teacher's K likeliest
+tokens and one bin for the rest (loss.teacher_loss): what the sampled form is an estimate of.
 
 Knows episodes and a learner, nothing of engines or optimisers. A batch is made in two parts: what it consists of, hints included,
 follows from the recorded episodes alone (`plan_lesson`, whose digest is recorded), the directive part from the weights (`learn`), so that
 a step repeated after a kill is the same step. Left out: the outcome (see docs/methods/hindsight.md for what that means), hints that a
-model writes, the top-K form of the directive term, of which `reverse_kl` is the arithmetic.
+model writes.
 
-Shapes: T tokens of a sample, N turns, K bins.
+Shapes: T tokens of a sample, N turns, H tokens with a teacher, K bins.
 """
 
 import hashlib
@@ -19,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks import Task
 
@@ -30,11 +31,9 @@ from ..jury import count_majority
 from ..prompt import Chat
 from ..staleness import enter, make_batch
 from ..tools import clip
-from ..types import Batch, Episode, Group, Learner, Sample, Stop, Turn
+from ..types import Batch, Episode, Group, Learner, Likeliest, Sample, Stop, Teacher, Turn
 
 HINT = "\n\n[A hint for the next turn, from what came of it: {hint}]"
-TAIL = 1e-12
-"""Smallest probability of the bin for everything outside of the K: at K = vocabulary nothing is there but rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,8 @@ class Lesson:
     """w_o"""
     bound: float = np.inf
     """The largest size of the directive part."""
+    top_k: int | None = None
+    """K; None: the sampled form."""
 
     @property
     def digest(self) -> str:
@@ -72,7 +73,7 @@ class Lesson:
             return self.batch.digest
         places = [(twin.row, twin.start) for twin in self.twins]
         hinted = Batch(tuple(twin.sample for twin in self.twins)).digest
-        return hashlib.sha256(f"{self.batch.digest} {hinted} {places} {self.weight} {self.bound}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.batch.digest} {hinted} {places} {self.weight} {self.bound} {self.top_k}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +130,9 @@ def plan_lesson(config: Config, source: Source, groups: Sequence[Group], version
     metrics = measure_groups(read) | measure_samples(samples) | measure_counts(reader.counts, config.hindsight)
     fates = find_fates(read, config.credit, {sample.episode_id for sample in samples})
     stale = {episode.episode_id: "stale" for group in groups for episode in group.episodes if episode.episode_id not in fates}
-    bound = np.inf if config.hindsight.bound is None else config.hindsight.bound
-    return Lesson(Batch(samples, metrics, fates | stale), tuple(twins), config.hindsight.directive_weight, bound)
+    told = config.hindsight
+    bound = np.inf if told.bound is None else told.bound
+    return Lesson(Batch(samples, metrics, fates | stale), tuple(twins), told.directive_weight, bound, told.top_k)
 
 
 def read_group(reader: Reader, secrets: Secrets, group: Group) -> tuple[CreditedGroup, list[Twin]]:
@@ -227,6 +229,8 @@ def learn(learner: Learner, lesson: Lesson) -> dict[str, float]:
     """The directive part under the weights as they are now, then the step."""
     if not lesson.twins:
         return learner.step(lesson.batch)
+    if lesson.top_k is not None:
+        return learn_from_teacher(learner, lesson, lesson.top_k)
     directives = [np.clip(part_T, -lesson.bound, lesson.bound) for part_T in score_twins(learner, lesson)]
     samples = tuple(add(sample, lesson.weight * part_T) for sample, part_T in zip(lesson.batch.samples, directives, strict=True))
     told_T = np.concatenate([directives[twin.row][twin.span][samples[twin.row].mask_T[twin.span]] for twin in lesson.twins])
@@ -260,18 +264,25 @@ def add(sample: Sample, directive_T: np.ndarray) -> Sample:
     return replace(sample, advantages_T=(sample.advantages_T + directive_T).astype(np.float32))
 
 
-def reverse_kl(student_TK: np.ndarray, teacher_TK: np.ndarray) -> np.ndarray:
-    """KL(student || teacher) of each token over K bins and one for everything else, shape (T,), float64, in nats.
+def learn_from_teacher(learner: Learner, lesson: Lesson, count: int) -> dict[str, float]:
+    """The top-K form: what the teacher holds likeliest under the weights as they are now, then the step."""
+    found = learner.likeliest([twin.sample for twin in lesson.twins], count)
+    if not all(np.isfinite(likeliest.logprobs_HK).all() for likeliest in found):
+        raise FloatingPointError("the learner's log-probs of a hinted turn are not finite")
+    samples = list(lesson.batch.samples)
+    for twin, likeliest in zip(lesson.twins, found, strict=True):
+        samples[twin.row] = put_teacher(samples[twin.row], twin, likeliest, lesson.weight)
+    told = sum(len(sample.teacher.places_H) for sample in samples if sample.teacher is not None)
+    return {"hindsight/told_tokens": float(told)} | learner.step(replace(lesson.batch, samples=tuple(samples)))
 
-    Given are the log-probs of the same K tokens (the teacher's likeliest) under both. The last bin's is log(1 - exp(logsumexp)). It is a
-    lower bound of the whole divergence, and equal to it at K = vocabulary. No part of a run: the learner scores one token, not K.
-    """
-    student, teacher = (np.concatenate([logp, _log_rest(logp)[:, None]], axis=1) for logp in (student_TK, teacher_TK))
-    divergence_T: np.ndarray = (np.exp(student) * (student - teacher)).sum(axis=1)
-    return divergence_T
 
-
-def _log_rest(logp_TK: np.ndarray) -> npt.NDArray[np.float64]:
-    """log of what K bins leave of 1, not below log TAIL."""
-    rest_T: npt.NDArray[np.float64] = np.log(np.maximum(1.0 - np.exp(logp_TK.astype(np.float64)).sum(axis=1), TAIL))
-    return rest_T
+def put_teacher(sample: Sample, twin: Twin, likeliest: Likeliest, weight: float) -> Sample:
+    """The sample with what the teacher says of one more turn, at those of its tokens that carry loss."""
+    fresh_H = sample.mask_T[twin.span]
+    places_H = twin.start + np.flatnonzero(fresh_H)
+    weights_H = np.full(len(places_H), weight, dtype=np.float32)
+    added = (places_H, likeliest.ids_HK[fresh_H], likeliest.logprobs_HK[fresh_H], weights_H)
+    if (known := sample.teacher) is None:
+        return replace(sample, teacher=Teacher(*added))
+    before = (known.places_H, known.ids_HK, known.logprobs_HK, known.weights_H)
+    return replace(sample, teacher=Teacher(*(np.concatenate(pair) for pair in zip(before, added, strict=True))))

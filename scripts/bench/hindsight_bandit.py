@@ -24,14 +24,20 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from pipeline.config import Config, HindsightConfig, TasksConfig
 from pipeline.prompt import ByteTemplate, Chat
 from pipeline.stages.hindsight import Lesson, Source, learn, plan_lesson
-from pipeline.types import Batch, Completion, Episode, Group, Sample, Stop, ToolCall, Turn
+from pipeline.types import Batch, Completion, Episode, Group, Likeliest, Sample, Stop, ToolCall, Turn
 from sandbox import Image
 from tasks import Outcome, Task, Verdict
 
 CHAT = Chat(ByteTemplate())
 NAMED = re.compile(r"the right one is (\d+)")
-WEIGHTS = {"scalar": (1.0, 0.0), "directive": (0.0, 1.0), "both": (1.0, 1.0)}
-"""w_b, w_o"""
+FORMS: dict[str, dict[str, float]] = {
+    "scalar": {"directive_weight": 0.0},
+    "directive": {"evaluative_weight": 0.0},
+    "both": {},
+    "top-2": {"evaluative_weight": 0.0, "top_k": 2},
+    "top-all": {"evaluative_weight": 0.0, "top_k": 100},
+}
+"""What is set of the section `hindsight`: w_b = w_o = 1 and the sampled form are its defaults."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,10 @@ class Table:
         """The digits', with the hint that stands before them."""
         return [self._score(sample) for sample in samples]
 
+    def likeliest(self, samples: Sequence[Sample], count: int) -> list[Likeliest]:
+        """Digits, with the hint that stands before them; what follows the digits is certain, and `step` does not look there."""
+        return [self._rank(sample, min(count, self.bandit.digits)) for sample in samples]
+
     def step(self, batch: Batch) -> dict[str, float]:
         """One step along the expected gradient: every answer there is, weighted by its probability."""
         gradient = np.zeros_like(self.weights)
@@ -86,19 +96,43 @@ class Table:
             task, (places, answer) = int(sample.group_id), self._read(sample)
             p = np.exp(self.log_p(task))
             for place, (at, digit) in enumerate(zip(places, answer, strict=True)):
-                toward = np.eye(self.bandit.digits)[int(digit)] - p[place]
-                gradient[task, place] += self.p(task, answer) * sample.advantages_T[at] * toward
+                toward = sample.advantages_T[at] * (np.eye(self.bandit.digits)[int(digit)] - p[place])
+                gradient[task, place] += self.p(task, answer) * (toward + self._lean(sample, at, p[place]))
         self.weights = self.weights + self.bandit.lr * gradient
         return {}
+
+    def _lean(self, sample: Sample, at: int, p: np.ndarray) -> np.ndarray | float:
+        """The gradient of - weight x KL(policy || teacher) over the teacher's bins and one for the rest; 0 without a teacher there."""
+        found = [] if sample.teacher is None else np.flatnonzero(sample.teacher.places_H == at).tolist()
+        if sample.teacher is None or not found:
+            return 0.0
+        named = [int(CHAT.template.decode([token])) for token in sample.teacher.ids_HK[found[0]].tolist()]
+        q, rest = np.exp(sample.teacher.logprobs_HK[found[0]].astype(float)), np.delete(np.arange(len(p)), named)
+        ratios = np.empty(len(p))
+        ratios[named] = np.log(p[named] / q)
+        ratios[rest] = np.log(p[rest].sum() / max(1 - q.sum(), 1e-12)) if len(rest) else 0.0
+        return np.asarray(-sample.teacher.weights_H[found[0]] * p * (ratios - p @ ratios))
 
     def _score(self, sample: Sample) -> np.ndarray:
         scores_T = np.zeros(len(sample.ids_T), np.float32)
         places, answer = self._read(sample)
-        named = NAMED.search(CHAT.template.decode(sample.ids_T[: places[0]].tolist()))
-        log_p = self.log_p(int(sample.group_id), named[1] if named else "")
+        log_p = self._hinted(sample, places)
         for place, at in enumerate(places):
             scores_T[at] = log_p[place, int(answer[place])]
         return scores_T
+
+    def _rank(self, sample: Sample, count: int) -> Likeliest:
+        places, _ = self._read(sample)
+        order = np.argsort(-self._hinted(sample, places), axis=1)[:, :count]
+        shape = (int(sample.mask_T.sum()), count)
+        found = Likeliest(np.zeros(shape, np.int64), np.zeros(shape, np.float32))
+        found.ids_HK[: len(places)] = [[CHAT.write(str(digit))[0] for digit in row] for row in order]
+        found.logprobs_HK[: len(places)] = np.take_along_axis(self._hinted(sample, places), order, axis=1)
+        return found
+
+    def _hinted(self, sample: Sample, places: list[int]) -> np.ndarray:
+        named = NAMED.search(CHAT.template.decode(sample.ids_T[: places[0]].tolist()))
+        return self.log_p(int(sample.group_id), named[1] if named else "")
 
     def _read(self, sample: Sample) -> tuple[list[int], str]:
         """Where the digits stand, and which they are."""
@@ -106,16 +140,14 @@ class Table:
         return places, CHAT.template.decode(sample.ids_T[places].tolist())
 
 
-def make_lesson(bandit: Bandit, hints: Sequence[str], weights: tuple[float, float]) -> Lesson:
-    """Every answer of both tasks once, a wrong one answered with the task's hint."""
+def make_lesson(bandit: Bandit, hints: Sequence[str], form: dict[str, float], always: bool = False) -> Lesson:
+    """Every answer of both tasks once, a wrong one answered with the task's hint; the right one as well where it is told `always`."""
     task = Task("bandit", "b/b", "1", "0" * 40, "Guess.", Image("none"), "", "", "", "parse_log_pytest", ("t",), ())
     groups = []
     for number, (right, hint) in enumerate(zip(bandit.rights, hints, strict=True)):
-        told = [(text, "edited" if text == right else f"error: the right one is {hint}") for text in bandit.answers]
+        told = [(text, "edited" if text == right and not always else f"error: the right one is {hint}") for text in bandit.answers]
         groups.append(Group(str(number), "bandit", 0, tuple(make_episode(f"{number}.{text}", text, seen) for text, seen in told)))
-    config = Config(
-        tasks=TasksConfig(suite=Path("none")), hindsight=HindsightConfig(evaluative_weight=weights[0], directive_weight=weights[1])
-    )
+    config = Config(tasks=TasksConfig(suite=Path("none")), hindsight=HindsightConfig.model_validate(form))
     return plan_lesson(config, Source(CHAT, 10_000, [task]), groups, 0)
 
 
@@ -133,9 +165,9 @@ def _complete(text: str) -> Completion:
     return Completion(ids, (0.0,) * len(ids), text, 0, stopped=True)
 
 
-def play(bandit: Bandit, hints: Sequence[str], weights: tuple[float, float], most: int) -> list[float]:
+def play(bandit: Bandit, hints: Sequence[str], form: dict[str, float], most: int, always: bool = False) -> list[float]:
     """The mean probability of the right answers before the first update and after each; ends where it is 0.9."""
-    table, lesson = Table(bandit), make_lesson(bandit, hints, weights)
+    table, lesson = Table(bandit), make_lesson(bandit, hints, form, always)
     found = [float(np.mean([table.p(task, right) for task, right in enumerate(bandit.rights)]))]
     while len(found) <= most and found[-1] < 0.9:
         learn(table, lesson)  # type: ignore[arg-type]
@@ -154,11 +186,11 @@ def main() -> None:
     rows = []
     for places, digits in ((1, 9), (2, 3), (2, 5), (3, 3)):
         bandit = replace(Bandit(places, digits), hint=chosen.hint, lr=chosen.lr)
-        for name, weights in WEIGHTS.items():
+        for name, form in FORMS.items():
             for order, hints in (("right", bandit.rights), ("shuffled", bandit.rights[::-1])):
                 if name == "scalar" and order == "shuffled":
                     continue  # it reads no hint
-                curve = play(bandit, hints, weights, chosen.most if order == "right" else 200)
+                curve = play(bandit, hints, form, chosen.most if order == "right" else 200)
                 rows.append({"places": places, "digits": digits, "form": name, "hints": order, "updates": len(curve) - 1, "p": curve[-1]})
                 reached = f"{len(curve) - 1:5} updates" if curve[-1] >= 0.9 else f"not in {len(curve) - 1}"
                 print(f"{places} x {digits}  {name:9}  {order:8}  {reached:14}  p {curve[0]:.3f} -> {curve[-1]:.3f}")
