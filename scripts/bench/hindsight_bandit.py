@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """What a hint is worth beside a scalar, on a bandit that is computed exactly: updates until the right answer has p >= 0.9.
 
-    python scripts/bench/hindsight_bandit.py [--hint 3.0] [--lr 0.5] [--most 2000] [--json FILE]
+    python scripts/bench/hindsight_bandit.py [--hint 3.0] [--lr 0.5] [--most 2000] [--answers 4] [--seeds 20] [--json FILE]
 
 Two tasks, each with one right answer of P digits out of D. After a wrong one the observation names the right one (`right`), or the other
 task's (`shuffled`, the control). The policy is a table of log-weights for each task and digit; a hint makes the digits that it names
 likelier by e^hint. Lesson and advantages are those of a run (pipeline/stages/hindsight.py); the gradient is the expected one, over all
-answers. r is -1 for a wrong answer and 0 for the right one, as the rules of pipeline/hints.py have it.
+answers. r is -1 for a wrong answer and 0 for the right one, as the rules of pipeline/hints.py have it. `always` tells after the right
+answer too: only there is the top-K form the sampled form's expectation. The second table draws --answers answers a task and update instead.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import itertools
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +70,17 @@ class Table:
         self.bandit = bandit
         self.weights = np.zeros((2, bandit.places, bandit.digits))
         """Task, place, digit."""
+        self.drawn: list[Counter[str]] | None = None
+        """How often each task drew which answer for the next update; None: the expectation over all."""
+
+    def draw(self, count: int, generator: np.random.Generator) -> None:
+        """So many answers of each task for the next update."""
+        shares = [[self.p(task, answer) for answer in self.bandit.answers] for task in range(2)]
+        self.drawn = [Counter(generator.choice(self.bandit.answers, count, p=np.array(p) / sum(p)).tolist()) for p in shares]
+
+    def share(self, task: int, answer: str) -> float:
+        """Of an answer in an update."""
+        return self.p(task, answer) if self.drawn is None else self.drawn[task][answer] / self.drawn[task].total()
 
     def log_p(self, task: int, hint: str = "") -> np.ndarray:
         """Shape (places, digits)."""
@@ -97,7 +110,7 @@ class Table:
             p = np.exp(self.log_p(task))
             for place, (at, digit) in enumerate(zip(places, answer, strict=True)):
                 toward = sample.advantages_T[at] * (np.eye(self.bandit.digits)[int(digit)] - p[place])
-                gradient[task, place] += self.p(task, answer) * (toward + self._lean(sample, at, p[place]))
+                gradient[task, place] += self.share(task, answer) * (toward + self._lean(sample, at, p[place]))
         self.weights = self.weights + self.bandit.lr * gradient
         return {}
 
@@ -175,12 +188,27 @@ def play(bandit: Bandit, hints: Sequence[str], form: dict[str, float], most: int
     return found
 
 
+def play_drawn(bandit: Bandit, form: dict[str, float], always: bool, chosen: argparse.Namespace) -> list[int]:
+    """Updates until the mean probability of the right answers is 0.9, at most chosen.most, for each seed."""
+    found, lesson = [], make_lesson(bandit, bandit.rights, form, always)
+    for seed in range(chosen.seeds):
+        table, generator, updates = Table(bandit), np.random.default_rng(seed), 0
+        while updates < chosen.most and np.mean([table.p(task, right) for task, right in enumerate(bandit.rights)]) < 0.9:
+            table.draw(chosen.answers, generator)
+            learn(table, lesson)  # type: ignore[arg-type]
+            updates += 1
+        found.append(updates)
+    return found
+
+
 def main() -> None:
     """Play, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hint", type=float, default=3.0)
     parser.add_argument("--lr", type=float, default=0.5)
     parser.add_argument("--most", type=int, default=2000)
+    parser.add_argument("--answers", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--json", type=Path, metavar="FILE")
     chosen = parser.parse_args()
     rows = []
@@ -194,6 +222,12 @@ def main() -> None:
                 rows.append({"places": places, "digits": digits, "form": name, "hints": order, "updates": len(curve) - 1, "p": curve[-1]})
                 reached = f"{len(curve) - 1:5} updates" if curve[-1] >= 0.9 else f"not in {len(curve) - 1}"
                 print(f"{places} x {digits}  {name:9}  {order:8}  {reached:14}  p {curve[0]:.3f} -> {curve[-1]:.3f}")
+    for name, always in itertools.product(("directive", "top-2", "top-all"), (False, True)):
+        bandit = replace(Bandit(2, 5), hint=chosen.hint, lr=chosen.lr)
+        updates = play_drawn(bandit, FORMS[name], always, chosen)
+        rows.append({"places": 2, "digits": 5, "form": name, "always": always, "answers": chosen.answers, "drawn": updates})
+        spread = f"{np.mean(updates):5.1f} +- {np.std(updates) / np.sqrt(len(updates)):4.1f} updates, worst {max(updates)}"
+        print(f"2 x 5  {name:9}  {chosen.answers} answers, told {'always' if always else 'after wrong ones':16}  {spread}")
     if chosen.json:
         chosen.json.write_text(json.dumps(rows, indent=2))
 
