@@ -22,6 +22,8 @@ from .config_planning import PlanningConfig as PlanningConfig
 from .config_policy import PolicyConfig as PolicyConfig
 from .config_policy import engine_defaults as engine_defaults
 from .config_reward import RewardConfig as RewardConfig
+from .config_simulator import SimulatorConfig as SimulatorConfig
+from .config_simulator import refuse_unread
 from .config_stages import RftConfig as RftConfig
 from .config_stages import SrlConfig as SrlConfig
 from .config_train import TrainConfig as TrainConfig
@@ -216,7 +218,14 @@ class Config(Section):
     """Given, advantages come from what followed each turn, and `credit` is not read."""
     srl: SrlConfig | None = None
     """Given, `greengrad train` takes srl.steps from an expert's actions first, and then train.steps of reinforcement."""
+    simulator: SimulatorConfig | None = None
+    """Given, `greengrad train` trains the simulated user of interactive episodes instead of an agent."""
     placement: Placement = Placement()
+
+    @model_validator(mode="after")
+    def _refuse_what_a_simulator_does_not_read(self) -> Self:
+        refuse_unread(self)
+        return self
 
     @model_validator(mode="after")
     def _demand_what_credit_reads(self) -> Self:

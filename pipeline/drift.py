@@ -77,8 +77,8 @@ def find_faults(answer: Answer) -> tuple[Fault, ...]:
     """All that is wrong with an answer; () for one that stays with the goal."""
     if answer.text == NO_ANSWER or not re.search(r"\w", answer.text):
         return (Fault.SILENT,)
-    quoted = any(_is_quote(answer.text, one.text) for one in answer.goal.components)
-    sentences = [] if quoted else _split(re.sub(rf"\S*{_CUT.pattern}\S*", "\n", answer.text))
+    quoted = any(is_quote(answer.text, one.text) for one in answer.goal.components)
+    sentences = [] if quoted else split_sentences(re.sub(rf"\S*{_CUT.pattern}\S*", "\n", answer.text))
     found = {
         Fault.REPEATS: _repeats(answer),
         Fault.CONTRADICTS: any(_contradicts(answer, sentence) for sentence in sentences),
@@ -96,13 +96,24 @@ def name_wanted(goal: Goal, states: States, question: str) -> int | None:
     >>> name_wanted(goal, goal.begin(), "What of an empty list?")
     1
     """
+    return next(iter(list_wanted(goal, states, question)), None)
+
+
+def list_wanted(goal: Goal, states: States, question: str) -> list[int]:
+    """All untold places of which the question names the same, largest number of words: all that is untold where it names none."""
     asked = words(question)
-    return max(goal.untold(states), key=lambda place: len(asked & words(goal.components[place].text)), default=None)
+    named = {place: len(asked & words(goal.components[place].text)) for place in goal.untold(states)}
+    return [place for place, count in named.items() if count == max(named.values())]
 
 
 def words(text: str) -> set[str]:
     """Words that carry meaning, in small letters, and numbers."""
     return {word for word in map(str.lower, _WORD.findall(text)) if word not in _STOP}
+
+
+def is_clipped(text: str) -> bool:
+    """Whether something was left out of its middle (tools.clip)."""
+    return _CUT.search(text) is not None
 
 
 def same_words(one: str, other: str) -> bool:
@@ -116,21 +127,22 @@ def _open(answer: Answer) -> list[int]:
 
 def _share(answer: Answer, place: int) -> float:
     held = answer.goal.components[place].text
-    return 1.0 if _is_quote(answer.text, held) else _overlap(answer.text, held)
+    return 1.0 if is_quote(answer.text, held) else overlap(answer.text, held)
 
 
-def _is_quote(text: str, held: str) -> bool:
+def is_quote(text: str, held: str) -> bool:
     """Word for word what is held, but for a cut in its middle: whatever it says, it is the goal's."""
     head, *rest = [" ".join(part.split()) for part in _CUT.split(text)]
     whole = " ".join(held.split())
     return whole.startswith(head) and whole.endswith(rest[-1]) if rest else whole == head
 
 
-def _split(text: str) -> list[str]:
+def split_sentences(text: str) -> list[str]:
+    """By their marks and by lines."""
     return [sentence for sentence in _SENTENCE.split(text) if sentence.strip()]
 
 
-def _overlap(text: str, held: str) -> float:
+def overlap(text: str, held: str) -> float:
     """The share of the held text's words that the other has."""
     wanted = words(held)
     return len(wanted & words(text)) / len(wanted) if wanted else float(same_words(text, held))
@@ -145,8 +157,8 @@ def _repeats(answer: Answer) -> bool:
 
 def _contradicts(answer: Answer, sentence: str) -> bool:
     """It is about something that the goal holds and denies it, or the other way round."""
-    held = [text for one in answer.goal.components[3:] for text in _split(one.text) if _overlap(sentence, text) >= ABOUT]
-    closest = max(held, key=lambda text: _overlap(sentence, text), default=None)
+    held = [text for one in answer.goal.components[3:] for text in split_sentences(one.text) if overlap(sentence, text) >= ABOUT]
+    closest = max(held, key=lambda text: overlap(sentence, text), default=None)
     return closest is not None and _denies(sentence) != _denies(closest)
 
 

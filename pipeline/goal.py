@@ -1,7 +1,6 @@
 """A simulated user's goal and how it stands: components of five types, whose states only ever move one way; pure data and one function.
 
-UGST (Mehri et al., arXiv:2507.20152). Knows no task, no text and no server. Left out of the paper: its second and third stage, which
-train the simulator itself.
+UGST (Mehri et al., arXiv:2507.20152). Knows no task, no text and no server. What an answer earns the simulator is in alignment.py.
 
     profile, policy        ALIGNED -> MISALIGNED, for good: who the user is, and how it has to behave
     objective, requirement INCOMPLETE -> ATTEMPTED -> COMPLETE: what it wants; ATTEMPTED was asked for and did not get across

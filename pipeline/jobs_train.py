@@ -1,4 +1,4 @@
-"""What `greengrad train` does: fine-tuning, or steps from an expert's actions, or reinforcement; cli.py has parsed its words.
+"""What `greengrad train` does: fine-tuning, an expert's actions, a simulated user, or reinforcement; cli.py has parsed its words.
 
 Each stage is refused before anything is written where its input will not do, and goes on with the same command where it was killed.
 """
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import Config, RftConfig, SrlConfig
+from .config import Config, RftConfig, SimulatorConfig, SrlConfig
 from .config_io import load_config
 from .jobs import start_run
 
@@ -46,15 +46,21 @@ def train(arguments: argparse.Namespace) -> int:
     run_stages(config, run, arguments.cluster)
     if config.srl is not None:
         print(f"the expert's steps: greengrad show {run / 'srl'} and {run}/srl/report.html; their model: {run}/srl/model")
+    if config.simulator is not None:
+        print(f"the user's model: {run}/model, for `vllm serve` and user.server")
     print(f"done; greengrad show {run} and {run}/report.html show it")
     return 0
 
 
 def run_stages(config: Config, run: Path, cluster: str | None) -> None:
-    """Fine-tuning alone; or an expert's steps, where there are any, and then reinforcement."""
+    """Fine-tuning alone; or a simulated user; or an expert's steps, where there are any, and then reinforcement."""
     if config.rft is not None and config.rft.episodes is not None:
         start_run(run, config)
         _fine_tune(config, config.rft, config.rft.episodes, run)
+        return
+    if config.simulator is not None:
+        start_run(run, config)
+        _train_simulator(config, config.simulator, run)
         return
     open_world = _world_opener(cluster, config)
     start_run(run, config)
@@ -68,6 +74,8 @@ def check_stages(config: Config, run: Path, cluster: str | None) -> None:
     tuning = config.rft is not None and config.rft.episodes is not None
     if cluster is not None and (tuning or config.srl is not None):
         raise ValueError("--cluster: fine-tuning (rft.episodes) and srl run on one machine; leave it out, or make a run of its own of them")
+    if cluster is not None and config.simulator is not None:
+        raise ValueError("--cluster: simulator runs on one machine; leave it out")
     if config.rollout.demonstration is not None and not tuning:
         raise ValueError("rollout.demonstration is for `greengrad rollout`: reinforcement would train on a prompt that nobody sends")
     if config.rft is not None and config.rft.episodes is not None:
@@ -79,6 +87,10 @@ def check_stages(config: Config, run: Path, cluster: str | None) -> None:
         from .stages.srl import load_steps
 
         load_steps(config, config.srl, open_chat(config))
+    if config.simulator is not None and not (run / "model").is_dir():
+        from .stages.simulator import check_simulator
+
+        check_simulator(config, config.simulator)
 
 
 def _learn_steps(config: Config, srl: SrlConfig, run: Path) -> Config:
@@ -92,6 +104,22 @@ def _learn_steps(config: Config, srl: SrlConfig, run: Path) -> Config:
     write_report(run)
     assert config.model is not None
     return config.model_copy(update={"model": config.model.model_copy(update={"path": run / "model"}), "srl": None})
+
+
+def _train_simulator(config: Config, simulator: SimulatorConfig, run: Path) -> None:
+    """Fine-tuning in RUN/tuned, where it is asked for, then reinforcement from its model."""
+    from .report import write_report
+    from .stages.simulator import simulator_config, train_simulator, tune_simulator
+
+    assert config.model is not None
+    start, tuned = config.model.path, run / "tuned"
+    if config.rft is not None:
+        start_run(tuned, config)
+        tune_simulator(config, simulator, config.rft, tuned)
+        write_report(tuned)
+        start = tuned / "model"
+    asyncio.run(train_simulator(simulator_config(config, start), simulator, run))
+    write_report(run)
 
 
 def _fine_tune(config: Config, rft: RftConfig, episodes: Path, run: Path) -> None:

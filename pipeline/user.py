@@ -2,8 +2,8 @@
 
 A user is a speaker, scripted or a model, and the rules that read its answers (drift.py, goal.py). What it says and how its goal stands
 is recorded with the turn, so nobody is asked twice after a kill or in a replay. A user that fails, takes too long or drifts is counted
-and logged; the episode goes on and is graded, but is left out of training, and nothing that a user says is ever a reward.
-Left out of UGST (arXiv:2507.20152): training the simulator.
+and logged; the episode goes on and is graded, but is left out of training, and nothing that a user says is ever a reward of the agent's.
+The user's own training is in stages/simulator.py.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from .chat_policy import ChatPolicy, start_chat
 from .config_user import UserConfig
 from .drift import CLOSING, NO_ANSWER, Answer, Dialogue, name_wanted, read_answer, same_words
 from .goal import Fault, Goal, Heard, Kind, State, States, advance
-from .prompt import ByteTemplate
+from .prompt import ByteTemplate, Template
 from .tools import clip
 from .types import ContextFull, PolicyError, Scored, Turn
 
@@ -74,29 +74,17 @@ class User:
 
     async def hear(self, task: Task, turn: Turn, played: Sequence[Turn], episode_id: str, chars: int) -> Turn:
         """The turn, whose call is a question, with the answer (at most so many characters) and what it was."""
-        from tasks import fix_lines, tells  # heavy: libcst
-
         started = time.monotonic()
-        brief = brief_of(task, self.settings)
-        earlier = [one for one in played if one.heard is not None]
-        states = recall(brief.goal, earlier)
-        dialogue = [(one.call.arguments["question"], one.observation) for one in earlier if one.call]
-        question = turn.call.arguments["question"] if turn.call else ""
-        cue = Cue(brief.goal, states, dialogue, question, f"{self.settings.seed}/{episode_id}/{len(dialogue)}")
-        text = clip(await self._speak(cue, episode_id), chars)
-        secret = fix_lines(task.gold_patch)
-        shown = tells(text, secret) and not tells(task.problem_statement, secret)
-        event = read_answer(Answer(brief.goal, states, dialogue, question, text, task.problem_statement, shown))
-        for fault in event.faults:
+        cue = make_cue(brief_of(task, self.settings).goal, played, turn, f"{self.settings.seed}/{episode_id}")
+        text = take_words(await self._speak(cue, episode_id), chars)
+        heard = judge_answer(make_answer(cue, task, text))
+        for fault in heard.faults:
             log.warning("%s: the user %s: %.200r", episode_id, _SAYS[fault], text)
-        after = advance(brief.goal, states, event)
-        kinds = [one.kind for one in brief.goal.components]
-        heard = Heard(event.faults, tuple(zip(kinds, after, strict=True)), time.monotonic() - started)
-        return replace(turn, observation=text, heard=heard)
+        return replace(turn, observation=text, heard=replace(heard, seconds=time.monotonic() - started))
 
     async def _speak(self, cue: Cue, episode_id: str) -> str:
         try:
-            return (await self.speaker.say(cue)).strip() or NO_ANSWER
+            return await self.speaker.say(cue)
         except (PolicyError, ContextFull, TimeoutError) as failure:
             log.warning("%s: the user's server failed: %s: %s", episode_id, type(failure).__name__, failure)
             return NO_ANSWER
@@ -116,6 +104,35 @@ _SAYS = {
     Fault.INVENTS: "says what its goal does not hold",
     Fault.REVEALS: "tells the fix",
 }
+
+
+def make_cue(goal: Goal, played: Sequence[Turn], turn: Turn, chance: str) -> Cue:
+    """What the user goes by when the turn asks it, after the turns that were played."""
+    earlier = [one for one in played if one.heard is not None]
+    dialogue = [(one.call.arguments["question"], one.observation) for one in earlier if one.call]
+    question = turn.call.arguments["question"] if turn.call else ""
+    return Cue(goal, recall(goal, earlier), dialogue, question, f"{chance}/{len(dialogue)}")
+
+
+def take_words(said: str, chars: int) -> str:
+    """What the agent sees of an answer: at most so many characters."""
+    return clip(said.strip() or NO_ANSWER, chars)
+
+
+def make_answer(cue: Cue, task: Task, text: str) -> Answer:
+    """A text as the answer to a cue, with all that it is measured against."""
+    from tasks import fix_lines, tells  # heavy: libcst
+
+    secret = fix_lines(task.gold_patch)
+    shown = tells(text, secret) and not tells(task.problem_statement, secret)
+    return Answer(cue.goal, cue.states, cue.dialogue, cue.question, text, task.problem_statement, shown)
+
+
+def judge_answer(answer: Answer) -> Heard:
+    """Its faults, and how the goal stands after it."""
+    event = read_answer(answer)
+    after = advance(answer.goal, answer.states, event)
+    return Heard(event.faults, tuple(zip([one.kind for one in answer.goal.components], after, strict=True)))
 
 
 def recall(goal: Goal, earlier: Sequence[Turn]) -> States:
@@ -154,7 +171,12 @@ class ModelSpeaker:
     async def say(self, cue: Cue) -> str:
         """Its own words, at temperature 0."""
         async with asyncio.timeout(self.seconds):
-            return (await self.server.sample(ByteTemplate().start(SYSTEM, steer(cue)), ANSWER_TOKENS, seed=0)).text
+            return (await self.server.sample(write_prompt(ByteTemplate(), cue), ANSWER_TOKENS, seed=0)).text
+
+
+def write_prompt(template: Template, cue: Cue) -> list[int]:
+    """What a model is sent: here in use, in stages/simulator.py in training."""
+    return template.start(SYSTEM, steer(cue))
 
 
 def steer(cue: Cue) -> str:

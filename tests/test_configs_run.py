@@ -1,5 +1,6 @@
 """The configurations of docs/methods end to end: a tiny model that knows the toy suite by heart, the real vLLM, DeepSpeed and sandboxes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,29 @@ def test_rejection_fine_tuning_on_what_was_collected_with_a_demonstration(learne
     with Journal(folder, readonly=True) as journal:
         assert list(journal.steps()) == [0] and journal.steps()[0]["loss/loss"] > 0
     assert (folder / "model" / "model.safetensors").is_file()
+
+
+QUESTIONS = [{"name": "ask_user", "arguments": {"question": text}} for text in ("What should it return?", "Is there more to know?")]
+
+
+def test_a_simulated_user_is_tuned_and_reinforced(learned: Path) -> None:
+    """On what the scripted user said to a script that asks; half learned by heart, so that its answers at temperature 1 differ in worth."""
+    (learned / "asks.json").write_text(json.dumps({"*": QUESTIONS}))
+    asking = {"rollout.policy": "script:asks.json", "user.withhold": "1.0"}
+    greengrad(learned, "rollout", learned / "gold.yaml", run="asked", **{"model.path": "blank"} | asking)
+    tune = {"rft.epochs": "20", "rft.lr": "3e-3", "rft.batch_episodes": "2", "rft.warmup_steps": "5"}
+    step = {"rollout.tasks_per_step": "2", "rollout.fill_groups": "1", "rollout.max_new_tokens": "64", "model.context": "4096"}
+    folder = run(learned, "simulator", "blank", **{"simulator.episodes": "asked", "train.steps": "1"} | tune | step)
+    with Journal(folder / "tuned", readonly=True) as tuned, Journal(folder, readonly=True) as journal:
+        losses = [row["loss/loss"] for row in tuned.steps().values()]
+        (metrics,) = journal.steps().values()
+        assert {episode.stop for episode in journal.episodes()} == {Stop.STEP}
+    assert len(losses) == 20 and losses[-1] < 0.5 * losses[0]
+    assert metrics["train/version"] == 1 and metrics["optim/grad_norm"] > 0 and 0 < metrics["reward/channel"] < 2.5
+    assert (folder / "model" / "model.safetensors").is_file()
+    before = (folder / "model" / "model.safetensors").stat().st_mtime_ns
+    run(learned, "simulator", "blank", **{"simulator.episodes": "asked", "train.steps": "1"} | tune | step)
+    assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before, "the same command repeats nothing"
 
 
 COIN = {"reward.kind": "noise", "reward.flip": "0.5"}

@@ -440,6 +440,7 @@ ELSEWHERE = {
     **{f"srl.{key}": "test_srl.test_the_stage_reads_the_keys_of_srl" for key in ("batch", "rounds", "answers", "min_std", "lr", "steps")},
     "srl.episodes": "test_srl.test_an_expert_that_is_missing_or_never_resolved_is_refused_before_anything_is_written",
     "srl.history": "test_srl.test_an_expert_of_n_turns_gives_n_minus_1_prompts_with_the_last_turns_before",
+    "simulator.episodes": "test_simulator.test_a_run_that_will_not_do_is_refused_before_anything_is_written",
     "rollout.fill_short": "test_srl.test_the_stage_reads_the_keys_of_srl",
     "credit.min_std": "test_srl.test_a_group_whose_rewards_hardly_differ_carries_no_signal",
     "rft.per_task": "test_demonstrations.test_fine_tuning_reads_per_task_and_leaves_other_tasks_out",

@@ -123,6 +123,11 @@ def tune_on(config: Config, rft: RftConfig, demonstrations: Path, run: Path) -> 
     samples = rft_samples(load_demonstrations(config, rft, demonstrations))
     if not samples:
         raise ValueError(f"{demonstrations}: none of its resolved episodes has a turn to learn from")
+    tune(config, rft, samples, run)
+
+
+def tune(config: Config, rft: RftConfig, samples: Sequence[Sample], run: Path) -> None:
+    """Epochs of cross-entropy on samples, those that are left -> RUN/model."""
     # Cross-entropy reads no key of the objective; a reference model would be loaded for nothing.
     tuned = config.model_copy(update={"optim": rft_optim(config.optim, rft), "loss": LossConfig()})
     # The next stage takes much smaller steps: from weights on bfloat16's grid they would be rounded away at every publish.

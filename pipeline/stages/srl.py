@@ -9,7 +9,6 @@ nobody can be asked, so what an expert asked its user is context alone.
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,24 +16,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from tenacity import RetryCallState
-
-from tasks import Outcome, Task, Verdict
+from tasks import Task
 
 from ..action import FormatError
 from ..actor import choose_tasks, open_chat
 from ..config import Config, CreditConfig, PlanningConfig, RewardConfig, SrlConfig
 from ..journal import Journal
-from ..learner import DeepSpeedLearner, check_setup
 from ..prefix import retell
 from ..prompt import Chat
 from ..recover import train_through
-from ..rig import Rig, Slot, derive_seed, remote_rig
-from ..rollout import retry
+from ..rig import Rig, Slot
 from ..similarity import reward_action
-from ..train import World, find_checkpoint
-from ..types import Completion, ContextFull, Episode, Policy, PolicyError, Scored, Stop, ToolCall, Turn
-from ..world import open_parts, setup_learner
+from ..train import World
+from ..types import Completion, Episode, Policy, Scored, ToolCall, Turn
+from .prompts import Prompt, answer_once, export_exactly, open_prompts
 from .rft import choose_demonstrations
 
 log = logging.getLogger(__name__)
@@ -116,50 +111,26 @@ class Steps:
     of_name: Mapping[str, Step]
 
     async def __call__(self, policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:
-        """An episode of one turn; INFRA where the engine failed, also when it was asked again rollout.infra_retries times."""
-        step, failed = self.of_name[task.instance_id], list[RetryCallState]()
-        rig.diary.issue(slot.episode_id, slot.group_id, task.instance_id, slot.step)
-        episode = Episode(slot.episode_id, slot.group_id, task.instance_id, (), Stop.STEP, "", None)
-        try:
-            completion, seconds = await retry(rig, failed.append, partial(ask, policy, step, rig, slot))
-        except (PolicyError, ContextFull) as failure:
-            why = f"{type(failure).__name__}: {failure}"
-            verdict = Verdict(task.instance_id, Outcome.INFRA, why)
-            return replace(episode, stop=Stop.INFRA, verdict=verdict, error=why, retries=len(failed))
-        turn = replace(read_answer(rig.chat, step, completion), seconds_model=seconds)
-        return score_answer(replace(episode, turns=(turn,), seconds=seconds, retries=len(failed)), step)
+        """An episode of one turn."""
+        step = self.of_name[task.instance_id]
+        return await answer_once(policy, Prompt(step.task, step.prompt, partial(read_answer, rig.chat, step)), rig, slot)
 
 
-async def ask(policy: Policy, step: Step, rig: Rig, slot: Slot) -> tuple[Completion, float]:
-    """The policy's answer to a prompt, and the seconds that it took."""
-    started = time.monotonic()
-    completion = await policy.sample(step.prompt, rig.rollout.max_new_tokens, derive_seed(slot, 0))
-    return completion, time.monotonic() - started
-
-
-def read_answer(chat: Chat, step: Step, completion: Completion) -> Turn:
-    """The turn of an answer; what is wrong with it, where it has no valid action, as its observation."""
+def read_answer(chat: Chat, step: Step, completion: Completion) -> tuple[Turn, Scored]:
+    """The turn of an answer (what is wrong with it, where it has no valid action, as its observation), and how like the expert's it is."""
     call = chat.parse(completion.text)
+    scored = Scored(reward_action(call, step.action))
     if isinstance(call, FormatError):
-        return Turn(step.prompt, completion, None, f"Format error: {call.message}")
-    return Turn(step.prompt, completion, call, "")
-
-
-def score_answer(episode: Episode, step: Step) -> Episode:
-    """The episode with its reward: how like the expert's its one action is."""
-    turn = episode.turns[0]
-    return replace(episode, scored=Scored(reward_action(turn.call or FormatError(turn.observation), step.action)))
+        return Turn(step.prompt, completion, None, f"Format error: {call.message}"), scored
+    return Turn(step.prompt, completion, call, ""), scored
 
 
 @asynccontextmanager
 async def open_steps(config: Config, srl: SrlConfig, run: Path) -> AsyncIterator[World]:
     """What the stage acts on: an engine, a learner and prompts."""
-    setup = setup_learner(config, run)
-    check_setup(setup)
     chat = open_chat(config)
     steps = load_steps(config, srl, chat)
-    rig = remote_rig(chat, config.rollout, config.model.context if config.model else 0, Steps(steps))
-    async with open_parts(config, run, setup, rig, [step.task for step in steps.values()]) as world:
+    async with open_prompts(config, run, chat, Steps(steps), [step.task for step in steps.values()]) as world:
         yield world
 
 
@@ -170,17 +141,3 @@ async def run_srl(config: Config, srl: SrlConfig, run: Path) -> None:
     with Journal(run) as journal:
         await train_through(config, journal, partial(open_steps, config, srl, run))
         export_exactly(config, run, journal.next_step)
-
-
-def export_exactly(config: Config, run: Path, next_step: int) -> None:
-    """The newest checkpoint as `run`/model in float32: what comes next may take steps that the engine's dtype would swallow."""
-    saved = find_checkpoint(run, next_step)
-    if saved is None:
-        log.warning("%s: no batch of prompts whose rewards differ was found: the model is the one that it started from", run)
-    learner = DeepSpeedLearner(replace(setup_learner(config, run), export_dtype="float32"))
-    try:
-        if saved is not None:
-            learner.restore(saved)
-        learner.export(run / "model")
-    finally:
-        learner.close()
