@@ -78,8 +78,23 @@ def make_plan(config: Config, machine_bytes: float | None = None) -> Plan:
         return Plan(sizes, (_sandboxes(config, "rollout"),), device="this machine", capacity=machine_bytes, notes=("no model, no learner",))
     shape = model_shape(config.model, config.placement)
     rows = (*_sampling(config, shape, on_gpu), *_learning(config, shape, on_gpu))
-    sizes, cost = {**_model_sizes(config, shape), **_work(config)}, estimate_cost(config, shape)
+    sizes, cost = {**_model_sizes(config, shape), **_work(config)}, estimate_cost(_as_played(config), shape)
     return Plan(sizes, rows, device, capacity, (*_notes(config), *cost.notes), cost)
+
+
+def _as_played(config: Config) -> Config:
+    """Answers of a simulated user are one turn each, without a machine or a grade."""
+    if config.simulator is None:
+        return config
+    expected = config.placement.episode
+    longest = config.model.context - config.rollout.max_new_tokens if config.model else 0
+    prompt = longest if expected.prompt_tokens is None else expected.prompt_tokens
+    nothing = {"observation_tokens": 0.0, "tool_seconds": 0.0, "grade_seconds": 0.0}
+    episode = expected.model_copy(update={"turns": 1, "prompt_tokens": prompt, **nothing})
+    placement = config.placement.model_copy(update={"episode": episode})
+    sandbox = config.sandbox.model_copy(update={"concurrency": config.policy.max_requests})
+    rollout = config.rollout.model_copy(update={"max_turns": 1})
+    return config.model_copy(update={"rollout": rollout, "placement": placement, "sandbox": sandbox})
 
 
 def _sampling(config: Config, shape: Shape, on_gpu: bool) -> tuple[Row, ...]:
@@ -87,7 +102,8 @@ def _sampling(config: Config, shape: Shape, on_gpu: bool) -> tuple[Row, ...]:
     weights = Row("sample", f"engine weights ({config.policy.dtype})", width * shape.parameters / config.policy.tensor_parallel)
     if not on_gpu:
         cache = Row("sample", "engine KV cache (policy.memory_gb)", config.policy.memory_gb * GB)
-        return weights, cache, Row("sample", "engine runtime", ENGINE_RUNTIME_CPU), _sandboxes(config, "sample")
+        machines = () if config.simulator else (_sandboxes(config, "sample"),)
+        return weights, cache, Row("sample", "engine runtime", ENGINE_RUNTIME_CPU), *machines
     room = config.placement.gpu_memory_gb * GB * config.policy.gpu_fraction - weights.size
     return weights, Row("sample", f"engine KV cache ({_cache_note(config, shape, room)})", max(room, 0.0))
 
@@ -187,10 +203,14 @@ def _work(config: Config) -> dict[str, str]:
     fill = (
         {} if rollout.fill_groups is None else {"fill": f"until {rollout.fill_groups} groups carry a signal, <= {rollout.rounds} x a step"}
     )
+    played = (
+        f"{rollout.tasks_per_step} tasks x {rollout.group_size} episodes = {episodes:,} episodes of <= "
+        f"{rollout.max_turns} turns, {2 * episodes:,} sandboxes (one to act in, one to grade in){_continuations(config)}"
+    )
+    asked = f"{rollout.tasks_per_step} questions x {rollout.group_size} answers = {episodes:,} answers of a simulated user, no sandbox"
     return {
         **fill,
-        "a step": f"{config.rollout.tasks_per_step} tasks x {config.rollout.group_size} episodes = {episodes:,} episodes of <= "
-        f"{config.rollout.max_turns} turns, {2 * episodes:,} sandboxes (one to act in, one to grade in){_continuations(config)}",
+        "a step": played if config.simulator is None else asked,
         "an update": f"<= {minibatches} optimiser steps of {config.optim.batch_episodes} samples",
         "steps": str(config.train.steps),
     }

@@ -121,6 +121,15 @@ def cost_of(*words: str, config: Path = STAGE2) -> Cost:
     return found
 
 
+def test_a_simulated_user_needs_no_sandbox_and_answers_in_one_turn() -> None:
+    keys = {"tasks": {"suite": "s"}, "model": {"path": "m"}, "placement": {"parameters_b": 0.1}}
+    plan, agent = [make_plan(Config.model_validate(one), 1e10) for one in (keys | {"simulator": {"episodes": "e"}}, keys)]
+    assert "8 questions x 8 answers" in plan.sizes["a step"] and plan.cost is not None and agent.cost is not None
+    assert [row.what for row in agent.rows if "sandboxes" in row.what] and not [row.what for row in plan.rows if "sandboxes" in row.what]
+    assert plan.cost.grade == 0
+    assert (plan.cost.work.turns, plan.cost.work.prompt, plan.cost.work.observed) == (1, 2048 - 256, 0)
+
+
 def test_the_parameters_that_are_only_looked_up_are_not_multiplied(tmp_path: Path) -> None:
     cost = make_plan(quickstart(tmp_path)).cost
     assert cost is not None
