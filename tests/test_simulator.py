@@ -110,6 +110,13 @@ def test_an_answer_that_tells_the_fix_costs_the_profile_and_tells_nothing() -> N
     assert lost_by(CLOSING, "Anything?", told=3, reveals=True) == "profile"
 
 
+def test_what_is_held_as_one_thing_may_be_told_as_one() -> None:
+    """Word for word it is one part, although another part's words are in it and the question is about that one."""
+    statement = "It is slow. The cache keeps entries for ninety seconds after failed calls. Failed calls."
+    (one,) = answers_of(statement, ["What of failed calls?"], 1200)
+    assert one.text.startswith("The cache keeps") and reward_answer(one) == MOST
+
+
 def test_a_goal_that_holds_nothing_is_kept_by_saying_so() -> None:
     goal = make_brief("t", "It is wrong.", 1.0, 0).goal
     assert len(goal.components) == 3
@@ -254,12 +261,16 @@ async def test_faithful_answers_alone_are_tuned_on_and_only_their_own_tokens() -
     assert drifted and 4 < len(samples) < sum(len(one.answers) for one in found)
 
 
-async def test_an_answer_that_was_clipped_or_is_too_long_is_not_tuned_on() -> None:
-    (episode,) = await episodes_with()
+def test_an_answer_that_was_clipped_or_is_too_long_is_not_tuned_on() -> None:
+    (episode,) = asyncio.run(episodes_with())
     found = questions_of([episode])
     assert len(tuning_samples(found, CHAT, 256)) == 4 and len(tuning_samples(found, CHAT, 20)) == 2, "with the end of the turn"
-    clipped = take_words(STATEMENT * 9, 100)
-    assert "left out" in clipped and tuning_samples([replace(found[0], answers=(clipped,))], CHAT, 256) == ()
+    held = f"It fails for {' '.join(f'word{number}' for number in range(40))}."
+    long = replace(TASK, problem_statement=f"`add` is wrong. {held}")
+    (one,) = answers_of(long.problem_statement, ["What fails?"], 100)
+    cue = Cue(one.goal, one.states, (), one.question, "")
+    assert "left out" in one.text and reward_answer(one) == MOST, "the agent's limit is no fault of the user's ..."
+    assert tuning_samples([Question(long, cue, (), (one.text,))], CHAT, 256) == (), "... and nothing to learn"
     dump = "add(2, 3) should be 5. An empty call gives 0."
     assert tuning_samples([replace(found[1], answers=(dump,))], CHAT, 256) == (), "no fault, but not faithful"
 
