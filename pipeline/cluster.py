@@ -53,6 +53,10 @@ def check_cluster(config: Config) -> None:
         raise ValueError("policy.url: with --cluster the engines are started on its nodes; leave it out")
     if config.policy.transfer != "folder":
         raise ValueError(f"policy.transfer: {config.policy.transfer}: with --cluster weights pass through the run folder; use folder")
+    if config.user is not None and config.user.server is not None and config.user.server.path is not None:
+        raise ValueError(
+            "user.server.path: with --cluster each node would serve a user of its own; serve it once, and give user.server.url"
+        )
 
 
 def connect(address: str) -> None:

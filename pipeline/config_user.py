@@ -39,6 +39,10 @@ class UserConfig(Section):
                 where = "user.ask: false" if not self.ask else f"user.kind {self.kind}"
                 raise ValueError(f"user.{key} = {getattr(self, key)!r} is not read with {where}")
         if (self.kind == "model") != (self.server is not None):
-            needs = "needs a server: set user.server.url" if self.server is None else "reads no user.server: set user.kind: model"
+            needs = (
+                "needs a server: set user.server.url, or user.server.path"
+                if self.server is None
+                else "reads no user.server: set user.kind: model"
+            )
             raise ValueError(f"user.kind {self.kind} {needs}")
         return self

@@ -10,13 +10,15 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tasks import Task
 
-from .chat_policy import ChatPolicy, start_chat
+from .chat_policy import ChatPolicy
 from .config_hindsight import HindsightConfig
 from .gather import gather
 from .prompt import ByteTemplate
+from .served import open_server
 from .types import ContextFull, Episode, PolicyError, Stop, Turn
 
 log = logging.getLogger(__name__)
@@ -47,16 +49,8 @@ async def open_jury(config: HindsightConfig | None) -> AsyncIterator[Jury | None
     if config is None or config.judge is None:
         yield None
         return
-    server = await start_chat(config.judge.server(), temperature=0.0 if config.votes == 1 else 1.0)
-    judge = Judge(server, config.votes, config.judge.attempts * config.judge.request_seconds)
-
-    async def vote(task: Task, episode: Episode) -> Episode:
-        return await vote_on(judge, task, episode)
-
-    try:
-        yield vote
-    finally:
-        await server.close()
+    async with open_server(config.judge, temperature=0.0 if config.votes == 1 else 1.0) as server:
+        yield partial(vote_on, Judge(server, config.votes, config.judge.attempts * config.judge.request_seconds))
 
 
 async def vote_on(judge: Judge, task: Task, episode: Episode) -> Episode:

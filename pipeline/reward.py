@@ -18,9 +18,10 @@ from functools import partial
 
 from tasks import Task
 
-from .chat_policy import ChatPolicy, start_chat
+from .chat_policy import ChatPolicy
 from .config import RewardConfig
 from .prompt import ByteTemplate
+from .served import open_server
 from .types import ContextFull, Episode, PolicyError, Scored, Stop
 
 log = logging.getLogger(__name__)
@@ -57,11 +58,8 @@ async def open_channel(config: RewardConfig, seed: int) -> AsyncIterator[Channel
             yield judge_diff
         case "judge":
             assert config.judge is not None
-            judge = await start_chat(config.judge.server(), temperature=0.0)
-            try:
+            async with open_server(config.judge, temperature=0.0) as judge:
                 yield partial(ask_judge, judge, config.judge.attempts * config.judge.request_seconds)
-            finally:
-                await judge.close()
 
 
 async def score(channel: Channel | None, task: Task, episode: Episode) -> Episode:

@@ -19,11 +19,12 @@ from typing import Protocol
 from tasks import Task
 
 from .brief import brief_of
-from .chat_policy import ChatPolicy, start_chat
+from .chat_policy import ChatPolicy
 from .config_user import UserConfig
 from .drift import CLOSING, NO_ANSWER, Answer, Dialogue, name_wanted, read_answer, same_words
 from .goal import Fault, Goal, Heard, Kind, State, States, advance
 from .prompt import ByteTemplate, Template
+from .served import open_server
 from .tools import clip
 from .types import ContextFull, PolicyError, Scored, Turn
 
@@ -150,11 +151,8 @@ async def open_user(settings: UserConfig | None) -> AsyncIterator[User | None]:
     elif settings.server is None:
         yield User(ScriptedSpeaker(settings.drift), settings)
     else:
-        server = await start_chat(settings.server.server(), temperature=0.0)
-        try:
+        async with open_server(settings.server, temperature=0.0) as server:
             yield User(ModelSpeaker(server, settings.longest_wait), settings)
-        finally:
-            await server.close()
 
 
 # --- a model -------------------------------------------------------------------------------------------------

@@ -435,6 +435,11 @@ ELSEWHERE = {
         f"reward.judge.{key}": "test_reward.test_a_judge_sees_statement_and_diff_and_its_number_is_the_reward"
         for key in ("url", "model", "key_env")
     },
+    **{
+        f"{place}.{key}": "test_served.test_the_server_is_started_with_its_own_context_and_memory"
+        for place in ("reward.judge", "hindsight.judge", "user.server")
+        for key in ("path", "context", "memory_gb", "gpu_fraction")
+    },
     "reward.judge.attempts": "test_reward.test_a_judge_without_an_answer_is_counted_and_no_one_trains_on_the_episode",
     "reward.judge.request_seconds": "test_reward.test_a_judge_without_an_answer_is_counted_and_no_one_trains_on_the_episode",
     **{f"srl.{key}": "test_srl.test_the_stage_reads_the_keys_of_srl" for key in ("batch", "rounds", "answers", "min_std", "lr", "steps")},

@@ -89,6 +89,7 @@ def test_no_gpu_is_dealt_twice_and_an_engine_stays_on_one_node(gpus: list[int], 
     ("words", "told"),
     [
         (["--policy.url", "http://127.0.0.1:9"], "policy.url: with --cluster the engines are started on its nodes"),
+        (["--user.kind", "model", "--user.server.path", "m"], "user.server.path: with --cluster each node would serve a user of its own"),
         (["--rft.episodes", "nowhere", "--rft.epochs", "1"], "fine-tuning (rft.episodes) and srl run on one machine"),
         ([], "no Ray cluster answers"),
     ],

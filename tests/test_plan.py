@@ -246,6 +246,13 @@ def test_engines_that_find_no_gpus_are_told() -> None:
     assert not any("are left" in note for note in make_plan(load_config(STAGE2, [], Config)).notes)
 
 
+def test_a_model_that_is_served_beside_the_policy_is_told(tmp_path: Path) -> None:
+    served = ["--reward.kind", "judge", "--reward.judge.path", "models/judge"]
+    assert any("reward.judge.path: a second vLLM server" in note for note in make_plan(quickstart(tmp_path, *served)).notes)
+    away = ["--reward.kind", "judge", "--reward.judge.url", "http://judge"]
+    assert not any("second vLLM" in note for note in make_plan(quickstart(tmp_path, *away)).notes)
+
+
 def test_on_one_machine_a_lag_saves_no_time(tmp_path: Path) -> None:
     lag = make_plan(quickstart(tmp_path, "--train.max_lag", "1", "--loss.old_logprobs", "engine")).cost
     assert lag is not None and any("no time to be saved" in note for note in lag.notes)
