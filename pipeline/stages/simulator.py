@@ -8,7 +8,7 @@ run, because the recorded states are of that goal and of no other.
     train.steps   GRPO: a question is a task, its answers are a group of episodes of one turn, rewarded by alignment.py; no sandbox
 
 An answer that the token limit cut earns 0, less than any other: the agent would be told half a sentence. What remains is the loop of
-train.py. The run goes on where it was killed; RUN/tuned holds the first part, RUN/model the model, for `vllm serve` and user.server.
+train.py. The run goes on where it was killed; RUN/tuned holds the first part, RUN/model the model, for user.server.path.
 Left out of the paper: reasoning before the answer; new dialogues between a trained user and an agent (roll out again, and train again).
 """
 
