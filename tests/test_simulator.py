@@ -234,7 +234,7 @@ async def test_a_prompt_is_what_a_model_is_sent_in_use(tmp_path: Path) -> None:
     with serving(lambda body: reply("Yes.")) as (url, asked):
         server = modelled(url, model="u").server
         assert server is not None
-        policy = await start_chat(server.server(), temperature=0.0)
+        policy = await start_chat(server.server(url), temperature=0.0)
         for one in found:
             await ModelSpeaker(policy, 5.0).say(one.cue)
         await policy.close()
