@@ -52,7 +52,7 @@ class ChatPolicy:
         counted = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
         return Completion(ids, (0.0,) * len(ids), text, 0, choice.get("finish_reason") != "length", *counted)
 
-    async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+    async def logprobs(self, ids: Sequence[int], wanted_T: np.ndarray | None = None) -> np.ndarray:
         """A server of this kind has none."""
         raise PolicyError("an OpenAI-compatible server gives no log-probs of a prompt: training needs policy.api: tokens")
 

@@ -53,9 +53,9 @@ class Engines:
         """By the first: those who sample much ask for a member of their own."""
         return await self.members[0].sample(prompt, max_tokens, seed)
 
-    async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+    async def logprobs(self, ids: Sequence[int], wanted_T: np.ndarray | None = None) -> np.ndarray:
         """By the first: the digests say that the others hold the same weights."""
-        return await self.members[0].logprobs(ids)
+        return await self.members[0].logprobs(ids, wanted_T)
 
     async def load(self, folder: Path, version: int) -> Digests:
         """All at once; PolicyError where two hold different weights afterwards."""

@@ -49,7 +49,7 @@ class ScriptedPolicy:
         said = text if len(ids) == len(whole) else self._chat.template.decode(ids)
         return Completion(ids, (0.0,) * len(ids), said, self.version, stopped=len(ids) == len(whole))
 
-    async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+    async def logprobs(self, ids: Sequence[int], wanted_T: np.ndarray | None = None) -> np.ndarray:
         """Zeros: a script has no probabilities."""
         return np.zeros(len(ids), np.float32)
 

@@ -52,9 +52,9 @@ class FailingPolicy:
             raise PolicyError("the engine is gone")
         return await self._then.sample(prompt, max_tokens, seed)
 
-    async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+    async def logprobs(self, ids: Sequence[int], wanted_T: np.ndarray | None = None) -> np.ndarray:
         """Those of the other policy."""
-        return await self._then.logprobs(ids)
+        return await self._then.logprobs(ids, wanted_T)
 
     async def load(self, folder: Path, version: int) -> Digests:
         """Passed on."""
@@ -103,7 +103,7 @@ class SoftmaxPolicy:
         logprobs = (float(log_p_A[choice]), *(0.0 for _ in ids[1:]))
         return Completion(ids, logprobs, self.texts[choice], self.version, stopped=True)
 
-    async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+    async def logprobs(self, ids: Sequence[int], wanted_T: np.ndarray | None = None) -> np.ndarray:
         """log-probs of the answers found in ids, on their first tokens."""
         return score_answers(self, list(ids))
 

@@ -108,15 +108,17 @@ class VllmPolicy:
         stopped = choice["finish_reason"] == "stop"
         return Completion(ids, logprobs, self._template.decode(ids), version, stopped, later=tuple(later))
 
-    async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+    async def logprobs(self, ids: Sequence[int], wanted_T: np.ndarray | None = None) -> np.ndarray:
         """log p(ids[t] | ids[:t]) at the sampling temperature, shape (T,), 0 at t = 0.
 
-        One request at temperature 1. At others one for each token (vLLM scores a prompt at temperature 1 only): meant for short probes.
+        One request at temperature 1. At others one for each token that is wanted (vLLM scores a prompt at temperature 1 only).
         """
         if self._sampling.temperature == 1.0:
             return await self.score_prompt(ids)
-        scores = await asyncio.gather(*(self.score_next(ids[:t], [ids[t]]) for t in range(1, len(ids))))
-        return np.array([0.0, *(score[0] for score in scores)], np.float32)
+        wanted = [t for t in range(1, len(ids)) if wanted_T is None or wanted_T[t]]
+        scores_T = np.zeros(len(ids), np.float32)
+        scores_T[wanted] = [score for (score,) in await asyncio.gather(*(self.score_next(ids[:t], [ids[t]]) for t in wanted))]
+        return scores_T
 
     async def score_prompt(self, ids: Sequence[int]) -> np.ndarray:
         """log-probs of a prompt's own tokens at temperature 1, before any sampling parameter; shape (T,), 0 at t = 0."""

@@ -86,7 +86,7 @@ async def compare(learner: Learner, policy: Policy, probes: Sequence[Sample]) ->
     masks = [probe.mask_T & (np.arange(len(probe.ids_T)) > 0) for probe in probes]
     if not any(mask_T.any() for mask_T in masks):
         raise ValueError("nothing to compare on: give at least one probe with a masked token after its first")
-    theirs = await asyncio.gather(*(policy.logprobs(probe.ids_T.tolist()) for probe in probes))
+    theirs = await asyncio.gather(*(policy.logprobs(probe.ids_T.tolist(), mask_T) for probe, mask_T in zip(probes, masks, strict=True)))
     ours = await asyncio.to_thread(learner.logprobs, list(probes))
     return np.concatenate([np.abs(mine - other)[mask_T] for mine, other, mask_T in zip(ours, theirs, masks, strict=True)])
 

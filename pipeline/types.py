@@ -274,8 +274,11 @@ class Policy(Protocol):
         """One completion; PolicyError when the engine fails. The seed belongs to one turn of one episode: siblings get different ones."""
         ...
 
-    async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
-        """log p(ids[t] | ids[:t]) for t >= 1, shape (T,) float32, 0 at t = 0; at the sampling temperature."""
+    async def logprobs(self, ids: Sequence[int], wanted_T: np.ndarray | None = None) -> np.ndarray:
+        """log p(ids[t] | ids[:t]) for t >= 1, shape (T,) float32, 0 at t = 0; at the sampling temperature.
+
+        wanted_T: bool, where it is asked for; elsewhere it may be 0. None: everywhere.
+        """
         ...
 
     async def load(self, folder: Path, version: int) -> Digests:

@@ -67,7 +67,7 @@ class Server:
             return httpx.Response(failure, text="wrong")
         match request.url.path:
             case "/inference/v1/generate":
-                content = [{"token_id": one, "logprob": -0.5} for one in (104, 105, 256)]
+                content = [{"token_id": one, "logprob": -0.5, "top_logprobs": []} for one in (104, 105, 256)]
                 choice = {
                     "token_ids": [104, 105, 256],
                     "logprobs": {"content": content},
@@ -111,6 +111,13 @@ async def test_a_completion_keeps_ids_logprobs_and_the_version_of_each_id():
         True,
     )
     assert completion.versions().tolist() == [3, 4, 4]
+
+
+async def test_at_a_temperature_only_the_tokens_that_are_wanted_cost_a_request():
+    server = Server()
+    scores_T = await connect(server).logprobs([104] * 5, np.array([True, False, True, False, True]))
+    assert scores_T.tolist() == [0.0, 0.0, -0.5, 0.0, -0.5]
+    assert [len(body["token_ids"]) for _, body in server.bodies] == [2, 4], "nothing is before the first"
 
 
 async def test_a_failure_that_passes_is_not_seen():

@@ -96,7 +96,7 @@ class Recorded:
         ids = self._ids[text]
         return Completion(ids, (0.0,) * len(ids), text, version, True)
 
-    async def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+    async def logprobs(self, ids: Sequence[int], wanted_T: np.ndarray | None = None) -> np.ndarray:
         """Zeros, as sampled."""
         return np.zeros(len(ids), np.float32)
 
