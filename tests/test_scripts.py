@@ -64,6 +64,14 @@ def test_every_shell_script_is_valid_bash(path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("name", ["test", "quickstart"])
+def test_python_keeps_what_it_compiles(name: str) -> None:
+    """An engine and a learner are five processes, and to compile what they import takes each of them 8 to 15 s."""
+    lines = (REPOSITORY / "scripts" / name).read_text().splitlines()
+    kept = next(place for place, line in enumerate(lines) if line.startswith("unset PYTHONDONTWRITEBYTECODE"))
+    assert kept < next(place for place, line in enumerate(lines) if line.startswith("bash scripts/setup"))
+
+
 def test_every_version_that_an_extra_pins_is_the_one_in_the_constraints() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     for extra in ("cpu", "gpu"):
