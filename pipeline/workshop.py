@@ -40,23 +40,13 @@ def open_workshop(spot: Spot, setup: LearnerSetup) -> Workshop:
     """Join the process group, load the model, wrap it in a DeepSpeed engine."""
     prepare_environment(spot)
     import deepspeed
-    import torch
 
     from .attention import why_not_runs
     from .head import Scorer, Scoring
     from .model import load_model
     from .ulysses import share_sequences
 
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.set_device(spot.local_rank)
-    else:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // spot.local_ranks))
-    torch.manual_seed(setup.learner.seed)
-    limit = timedelta(seconds=setup.command_seconds)  # of one collective: a peer that hangs ends this rank too
-    torch.distributed.init_process_group(
-        "nccl" if gpu else "gloo", init_method=spot.rendezvous, rank=spot.rank, world_size=spot.ranks, timeout=limit
-    )
+    join_group(spot, setup)
     # Its shared-memory kernel is for inference; without this line the first start compiles it for a minute or two.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     model = load_model(setup)
@@ -77,6 +67,22 @@ def open_workshop(spot: Spot, setup: LearnerSetup) -> Workshop:
     reference = Scorer(load_model(setup), Scoring(setup.learner.head_chunk)).eval().to(engine.device) if second else None
     share = share_sequences(model, setup.learner.sequence_parallel) if setup.learner.sequence_parallel > 1 and not why_alone else None
     return Workshop(setup, spot.rank, spot.ranks, engine, model, why_alone, share, reference)
+
+
+def join_group(spot: Spot, setup: LearnerSetup) -> None:
+    """This rank's device and its place among the others: nccl on GPUs, gloo on the CPU."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(spot.local_rank)
+    else:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // spot.local_ranks))
+    torch.manual_seed(setup.learner.seed)
+    limit = timedelta(seconds=setup.command_seconds)  # of one collective: a peer that hangs ends this rank too
+    torch.distributed.init_process_group(
+        "nccl" if gpu else "gloo", init_method=spot.rendezvous, rank=spot.rank, world_size=spot.ranks, timeout=limit
+    )
 
 
 def prepare_environment(spot: Spot) -> None:
