@@ -18,7 +18,21 @@ Words decide, not meaning, as in drift.py, whose rules also choose which dialogu
 them learns their blind spots too, and they can no longer tell how faithful it is.
 """
 
-from .drift import ABOUT, CLOSING, PARTLY, TOLD, Answer, is_quote, list_wanted, overlap, read_answer, same_words, split_sentences, words
+from .drift import (
+    ABOUT,
+    CLOSING,
+    PARTLY,
+    TOLD,
+    Answer,
+    is_quote,
+    list_wanted,
+    overlap,
+    read_answer,
+    same_words,
+    split_sentences,
+    tells,
+    words,
+)
 from .goal import PATHS, WANTS, Event, Kind, State, States, advance
 
 SHARE = 0.5
@@ -75,7 +89,7 @@ def ends_early(answer: Answer, after: States) -> bool:
 def says_again(answer: Answer) -> bool:
     """The same question got the same answer before, and that one told something."""
     same = [text for question, text in answer.before if same_words(question, answer.question) and same_words(text, answer.text)]
-    return bool(same) and any(is_quote(answer.text, text) or overlap(answer.text, text) >= TOLD for text in _held(answer))
+    return bool(same) and any(tells(answer, text) for text in _held(answer))
 
 
 def _held(answer: Answer) -> list[str]:

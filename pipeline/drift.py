@@ -19,7 +19,9 @@ NO_ANSWER = "[the user does not answer]"
 """What the agent sees of a user that failed."""
 
 TOLD, PARTLY = 0.6, 0.3
-"""Shares of a component's words from which an answer has told it, or has tried to."""
+"""Shares of a component's words from which an answer has told it (see tells), or has tried to."""
+NUMBERS = 0.75
+"""Share of the numbers that a component tells beyond the question."""
 ABOUT = 0.5
 """Share of a component's words from which a sentence is about it."""
 KNOWN, FEW = 0.2, 4
@@ -62,8 +64,8 @@ class Answer:
 
 def read_answer(answer: Answer) -> Event:
     """What the answer does to the goal. A faulty one tells nothing: what it was about stays open."""
-    told = [place for place in _open(answer) if _share(answer, place) >= TOLD]
-    partly = [place for place in _open(answer) if PARTLY <= _share(answer, place) < TOLD]
+    told = [place for place in _open(answer) if tells(answer, answer.goal.components[place].text)]
+    partly = [place for place in _open(answer) if place not in told and _share(answer, place) >= PARTLY]
     faults = find_faults(answer)
     if Fault.SILENT in faults:
         named = name_wanted(answer.goal, answer.states, answer.question)
@@ -71,6 +73,16 @@ def read_answer(answer: Answer) -> Event:
     if faults:
         return Event(blocked=frozenset([*told, *partly]), faults=faults)
     return Event(frozenset(told), frozenset(partly))
+
+
+def tells(answer: Answer, held: str) -> bool:
+    """It has most words of what is held; of those that the question lacks half, and nearly all numbers: an echo of it tells nothing."""
+    if is_quote(answer.text, held):
+        return True
+    fresh = words(held) - words(answer.question)
+    numbers = {word for word in fresh if word[-1].isdigit()}
+    said = words(answer.text)
+    return overlap(answer.text, held) >= TOLD and len(said & fresh) >= ABOUT * len(fresh) and len(said & numbers) >= NUMBERS * len(numbers)
 
 
 def find_faults(answer: Answer) -> tuple[Fault, ...]:

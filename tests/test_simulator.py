@@ -88,6 +88,8 @@ FIRST = (("What is it?", "add(2, 3) should be 5."),)
         ("`add` is wrong.", "What is it?", 0, (), "objective requirement"),
         ("Good question.", "Else?", 2, FIRST, "objective preference"),
         (CLOSING, "what is it", 1, (("What is it?", CLOSING),), "policy objective requirement"),  # said again, and still not all
+        ("What should an empty call give? An empty call", "What should an empty call give?", 0, (), "objective requirement"),  # an echo
+        ("Ideally fast.", "Is it ideally fast, or is it not?", 2, FIRST, ""),  # all of it was in the question
         # something else told
         ("add(2, 3) should be 5.", "What of an empty call?", 0, (), "requirement"),
         # all at once, told before or not
@@ -110,6 +112,16 @@ def test_an_answer_that_tells_the_fix_costs_the_profile_and_tells_nothing() -> N
     assert lost_by(CLOSING, "Anything?", told=3, reveals=True) == "profile"
 
 
+def test_an_echo_of_the_question_tells_nothing_also_where_there_is_no_number() -> None:
+    goal = make_brief("t", "It is wrong. The parser rejects leap days.", 1.0, 0).goal
+    asked = "What does the parser do with leap days?"
+    told, echo = [
+        Answer(goal, goal.begin(), (), asked, text, "") for text in ("It rejects leap days, the parser.", "The parser, leap days.")
+    ]
+    assert reward_answer(told) == MOST and read_answer(told).told == {3}
+    assert reward_answer(echo) == 1.5 and read_answer(echo) == Event(blocked=frozenset({3}))
+
+
 def test_what_is_held_as_one_thing_may_be_told_as_one() -> None:
     """Word for word it is one part, although another part's words are in it and the question is about that one."""
     statement = "It is slow. The cache keeps entries for ninety seconds after failed calls. Failed calls."
@@ -126,7 +138,22 @@ def test_a_goal_that_holds_nothing_is_kept_by_saying_so() -> None:
 def test_no_cheap_answer_earns_what_a_faithful_one_does() -> None:
     """In every state of the dialogue that leaves something to tell."""
     held = [one.text for one in GOAL.components[3:]]
-    cheap = ["", " ", "?", "Yes.", "I do not know.", CLOSING, "`add` is wrong.", " ".join(held), f"{held[0]} {held[1]}", STATEMENT]
+    cheap = [
+        "An empty call",
+        "What of an empty call?",
+        "add(2, 3)",
+        "What is it?",
+        "",
+        " ",
+        "?",
+        "Yes.",
+        "I do not know.",
+        CLOSING,
+        "`add` is wrong.",
+        " ".join(held),
+        f"{held[0]} {held[1]}",
+        STATEMENT,
+    ]
     for told in range(3):
         for question in ("Hm?", "What of an empty call?", "What is it?", "add(2, 3)?"):
             for text in cheap:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """What training a simulated user does to its goal alignment: SmolLM2-135M before, after fine-tuning, after GRPO, on held-out questions.
 
-    python scripts/bench/simulator.py [--out DIR] [--steps 6] [--json FILE]
+    python scripts/bench/simulator.py [--out DIR] [--steps 6] [--quick] [--json FILE]
 
 Issues are made here: three of eight patterns of sentences, all held by the user, with other things and numbers in the held-out ones than in
 those that are trained on; a script asks about each, and once more when all is told. What is recorded are the scripted user's
-answers. Then `greengrad train` with configs/simulator.yaml, and each model answers every held-out question near temperature 0, as in use.
+answers. Then `greengrad train` with configs/simulator.yaml, and each model answers every held-out question as in use.
 Alignment is pipeline/alignment.py's own word, which GRPO is rewarded by: no outside judge. A finished run is kept: the same command
 goes on.
 """
@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -27,19 +27,21 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from pipeline.action import ASK_USER, render
 from pipeline.actor import open_chat
-from pipeline.alignment import MOST
+from pipeline.alignment import MOST, reward_answer
 from pipeline.config import Config, RolloutConfig, TasksConfig, UserConfig
 from pipeline.config_io import dump_config, load_config
+from pipeline.config_reward import JudgeConfig
 from pipeline.convert import convert_smollm2, fetch_smollm2
 from pipeline.engines import start_engines
 from pipeline.expert import ScriptedPolicy
 from pipeline.fake import MemoryMachines
 from pipeline.journal import Journal
+from pipeline.policy import VllmPolicy
 from pipeline.prompt import ByteTemplate, Chat
 from pipeline.rollout import Rig, Slot, run_episode
-from pipeline.stages.simulator import Question, load_questions, read_completion
+from pipeline.stages.simulator import Question, load_questions
 from pipeline.types import ToolCall
-from pipeline.user import ScriptedSpeaker, User
+from pipeline.user import ScriptedSpeaker, User, judge_answer, make_answer, open_user, take_words
 from sandbox import FakeSandbox, Image, Sandbox, make_tree
 from tasks import Outcome, Task, Verdict
 from tasks.store import write_config, write_task
@@ -114,7 +116,7 @@ async def record(run: Path, suite: Path, split: str, issues: list[tuple[Task, li
     dump_config(Config(tasks=TasksConfig(suite=suite, split=split), user=USER), run / "config.yaml")
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, train: int, test: int) -> None:
     """Model, suite and both records; what is there stays."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model").is_dir():
@@ -125,7 +127,7 @@ def prepare(folder: Path) -> None:
     (folder / "source" / "check.py").write_text("def check(x):\n    return x\n")
     make_tree(folder / "source", folder / "tree.tar")
     write_config(folder / "suite", "made/made", ("train", "test"))
-    for split, count in (("train", 24), ("test", 12)):
+    for split, count in (("train", train), ("test", test)):
         issues = list(make_issues(split, count, folder / "tree.tar"))
         for task, _ in issues:
             write_task(folder / "suite", task, "FROM none\n", "made/made")
@@ -156,34 +158,36 @@ def words_for(folder: Path, model: Path, steps: int) -> list[str]:
 
 
 async def measure(folder: Path, model: Path) -> dict[str, float]:
-    """Every held-out question once, near temperature 0."""
-    words = words_for(folder, model, 1)
-    words += ["--rollout.temperature", "0.01", "--simulator.episodes", str(folder / "asked-test"), "--tasks.split", "test"]
+    """Every held-out question once, over HTTP from a vLLM server at temperature 0: the very way of user.kind: model."""
+    words = [*words_for(folder, model, 1), "--simulator.episodes", str(folder / "asked-test"), "--tasks.split", "test"]
     config = load_config(ROOT / "configs" / "simulator.yaml", words, Config)
     assert config.simulator is not None
     chat = open_chat(config)
     questions = list(load_questions(config, config.simulator, chat).values())
     policy = await start_engines(config, chat.template, folder / "engine.log")
     try:
-        said = await asyncio.gather(*(policy.sample(one.prompt, config.rollout.max_new_tokens, seed=0) for one in questions))
+        assert isinstance(policy, VllmPolicy)
+        async with open_user(UserConfig(kind="model", server=JudgeConfig(url=policy.url))) as user:
+            assert user is not None
+            said = await asyncio.gather(*(user.speaker.say(one.cue) for one in questions))
     finally:
         await policy.close()
-    return tell(questions, [read_completion(one, 1500, completion) for one, completion in zip(questions, said, strict=True)])
+    return tell(questions, said)
 
 
-def tell(questions: list[Question], read: list) -> dict[str, float]:  # type: ignore[type-arg]
-    """Mean R, the shares without a fault and with all of R, faults, and three answers to look at."""
-    faults = Counter(fault.value for turn, _ in read for fault in turn.heard.faults)
-    for place in (0, 5, 11):
-        print(f"   {questions[place].cue.question} -> {read[place][0].observation[:150]!r} ({read[place][1].value})", flush=True)
-    count = len(read)
+def tell(questions: Sequence[Question], said: Sequence[str]) -> dict[str, float]:
+    """Mean R, the shares without a fault and with all of R, and of each fault; every tenth answer to look at."""
+    answers = [make_answer(one.cue, one.task, take_words(text, 1500)) for one, text in zip(questions, said, strict=True)]
+    rewards, faults = [reward_answer(one) for one in answers], [judge_answer(one).faults for one in answers]
+    for one, reward in list(zip(answers, rewards, strict=True))[::10]:
+        print(f"   {one.question} -> {one.text[:150]!r} ({reward})", flush=True)
+    counts = Counter(fault.value for found in faults for fault in found)
     return {
-        "questions": float(count),
-        "R": mean(scored.value for _, scored in read),
-        "no fault": mean(not turn.heard.faults for turn, _ in read),
-        "faithful": mean(scored.value == MOST for _, scored in read),
-        "cut": mean(not turn.completion.stopped for turn, _ in read),
-        **{fault: found / count for fault, found in sorted(faults.items())},
+        "questions": float(len(answers)),
+        "R": mean(rewards),
+        "no fault": mean(not found for found in faults),
+        "faithful": mean(reward == MOST for reward in rewards),
+        **{fault: count / len(answers) for fault, count in sorted(counts.items())},
     }
 
 
@@ -192,14 +196,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/simulator-bench"))
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     logging.getLogger("pipeline").setLevel(logging.ERROR)
     folder = options.out.absolute()
-    prepare(folder)
+    prepare(folder, *((4, 2) if options.quick else (24, 12)))
+    steps = 1 if options.quick else options.steps
     command = [sys.executable, "-m", "pipeline.cli", "train", str(ROOT / "configs" / "simulator.yaml"), "--run", str(folder / "run")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([*command, *words_for(folder, folder / "model", options.steps)], cwd=folder, check=True, env=environment)
+    subprocess.run([*command, *words_for(folder, folder / "model", steps)], cwd=folder, check=True, env=environment)
     figures: dict[str, dict[str, float]] = {}
     for name, model in {"before": folder / "model", "rft": folder / "run" / "tuned" / "model", "GRPO": folder / "run" / "model"}.items():
         figures[name] = asyncio.run(measure(folder, model))
