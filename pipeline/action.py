@@ -18,7 +18,7 @@ The other format, `tool_json`, is {"name": ..., "arguments": {...}} between <too
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, assert_never
@@ -82,7 +82,8 @@ def render(call: ToolCall, action_format: ActionFormat = "fenced") -> str:
 def prose(text: str, action_format: ActionFormat = "fenced") -> str:
     """What a turn's text says beside its actions, without blank ends."""
     if action_format == "tool_json":
-        return _TAGGED.sub("", text).strip()
+        spans = prose_spans(text, action_format)
+        return "".join(text[start:end] for start, end in spans).strip()
     taken = {number for block in _find_blocks(text) for number in block.lines}
     return "\n".join(line for number, line in enumerate(text.split("\n")) if number not in taken).strip()
 
@@ -90,13 +91,10 @@ def prose(text: str, action_format: ActionFormat = "fenced") -> str:
 def prose_spans(text: str, action_format: ActionFormat = "fenced") -> list[tuple[int, int]]:
     """Where a turn's text stands beside its actions: [start, end) in characters."""
     if action_format == "tool_json":
-        taken = [found.span() for found in _TAGGED.finditer(text)]
+        taken = [found.span() for found in _find_tagged(text)]
     else:
-        ends = list(accumulate(len(line) + 1 for line in text.split("\n")))
-        taken = [
-            (ends[block.lines.start] - len(text.split("\n")[block.lines.start]) - 1, ends[block.lines.stop - 1])
-            for block in _find_blocks(text)
-        ]
+        starts = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
+        taken = [(starts[block.lines.start], starts[block.lines.stop]) for block in _find_blocks(text)]
     edges = [0, *(edge for span in taken for edge in span), len(text)]
     return [(start, end) for start, end in zip(edges[::2], edges[1::2], strict=True) if start < end]
 
@@ -179,8 +177,8 @@ def _parse_view(body: list[str]) -> ToolCall | FormatError:
 
 def _parse_edit(body: list[str]) -> ToolCall | FormatError:
     shape = FormatError("An edit block is: the path, a line <<<<<<<, the old text, a line =======, the new text, a line >>>>>>>.")
-    while body and not body[-1].strip():
-        body = body[:-1]
+    full = [number for number, line in enumerate(body, 1) if line.strip()]
+    body = body[: full[-1]] if full else []
     marker = body[1].rstrip() if len(body) > 1 else ""
     size = len(marker)
     if size < 7 or set(marker) != {"<"} or not body[0].strip() or body[-1].rstrip() != ">" * size:
@@ -194,8 +192,13 @@ def _parse_edit(body: list[str]) -> ToolCall | FormatError:
     return ToolCall("edit", {"path": body[0].strip(), "old": "\n".join(old), "new": "\n".join(new)})
 
 
+def _find_tagged(text: str) -> Iterator[re.Match[str]]:
+    """Up to the last end alone: each beginning after it would be followed to the end of the text."""
+    return _TAGGED.finditer(text, 0, text.rfind("</tool_call>") + len("</tool_call>"))
+
+
 def _parse_json(text: str, tools: Tools) -> ToolCall | FormatError:
-    found = _TAGGED.findall(text)
+    found = [tagged[1] for tagged in _find_tagged(text)]
     if len(found) != 1:
         return FormatError(
             f'{len(found)} tool calls found. Write exactly one: <tool_call>{{"name": ..., "arguments": {{...}}}}</tool_call>.'

@@ -23,7 +23,7 @@ _COMMENT = re.compile(r"\s*<!--(?!.*-->\s*\S)")
 _HEADING = re.compile(r"#{1,6}\s")
 _CODE = re.compile(r"( {4}|\t)")
 _ITEM = re.compile(r"\A\s{0,3}(?:[-*+]|\d{1,3}[.)])\s+")
-_SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)[ \t\r]*(?:\n|[ \t])[ \t]*(?=[^\sa-z]|\w+[(_]|\w+\.\w)")
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)[ \t\r]*+(?:\n[ \t]*+|(?<=[ \t]))(?=[^\sa-z]|\w+[(_]|\w+\.\w)")
 _TITLE = re.compile(r"[^\n]*[^\s.,;:!?-][ \t\r]*\n(?=[^\sa-z])")
 """A first line that ends no sentence, before a line that begins one: an issue's title."""
 _CLAUSE = re.compile(r"(?<=[:;])\s+")

@@ -27,14 +27,16 @@ ABOUT = 0.5
 KNOWN, FEW = 0.2, 4
 """A sentence of at least FEW words, of which a smaller share is known, is invented."""
 _WORD = re.compile(r"[^\W\d_]\w+|-?\d+(?:\.\d+)?")
-_VALUE = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)|`[^`\n]+`|\w+_\w+|(?<![A-Za-z])'[^'\n]+'(?![A-Za-z])|\"[^\"\n]+\"")
+_VALUE = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)|`[^`\n]+`|(?<!\w)\w+_\w+|(?<![A-Za-z])'[^'\n]+'(?![A-Za-z])|\"[^\"\n]+\"")
 _CUT = re.compile(r"\n\[\.\.\. \d+ characters left out \.\.\.\]\n")
 """What tools.clip writes."""
+_AROUND_CUT = re.compile(rf"(?:(?<!\S)\S++)?{_CUT.pattern}\S*")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _NOT = re.compile(r"\b(?:not|never|no|nor|neither|without|cannot)\b|n't\b", re.IGNORECASE)
 _FIRST = re.compile(r"^\s*(?:no|yes)\b[,.;:!]?\s*", re.IGNORECASE)
 _RATHER = re.compile(
-    r"[,;]?\s*(?:and|but)?\s*\b(?:not|rather than|instead of)\s+(?:-?\d[\d.]*|`[^`\n]+`|'[^'\n]+'|\"[^\"\n]+\")", re.IGNORECASE
+    r"(?:[,;]|(?<!\s))\s*+(?:(?:and|but)\s*+)?\b(?:not|rather than|instead of)\s+(?:-?\d[\d.]*|`[^`\n]+`|'[^'\n]+'|\"[^\"\n]+\")",
+    re.IGNORECASE,
 )
 _STOP = frozenset(
     re.findall(
@@ -90,7 +92,7 @@ def find_faults(answer: Answer) -> tuple[Fault, ...]:
     if answer.text == NO_ANSWER or not re.search(r"\w", answer.text):
         return (Fault.SILENT,)
     quoted = any(is_quote(answer.text, one.text) for one in answer.goal.components)
-    sentences = [] if quoted else split_sentences(re.sub(rf"\S*{_CUT.pattern}\S*", "\n", answer.text))
+    sentences = [] if quoted else split_sentences(_AROUND_CUT.sub("\n", answer.text))
     found = {
         Fault.REPEATS: _repeats(answer),
         Fault.CONTRADICTS: any(_contradicts(answer, sentence) for sentence in sentences),

@@ -20,6 +20,7 @@ COMMANDS = frozenset(
 """Words that were no programs where they came from."""
 LISTED = "files and directories up to 2 levels deep in"
 """What their editor says to a view of a folder; ours views files."""
+FUNCTION_END, PARAMETER_END = "</function>", "</parameter>"
 _FUNCTION = re.compile(r"<function=([\w-]+)>(.*?)</function>", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([\w-]+)>(.*?)</parameter>", re.DOTALL)
 _FENCE = re.compile(r"^ *`{3,}.*\n?", re.MULTILINE)
@@ -44,13 +45,14 @@ class Said:
     @property
     def thought(self) -> str:
         """The text without the action in it, and without fences, in which our actions stand."""
-        rest = self.text if self.calls else _FUNCTION.sub("", self.text)
+        end = 0 if self.calls else _end_of(FUNCTION_END, self.text)
+        rest = _FUNCTION.sub("", self.text[:end]) + self.text[end:]
         return _FENCE.sub("", _FENCED.sub("", rest) if self.fenced and not self.calls else rest).strip()
 
 
 def actions_of(said: Said) -> list[ToolCall]:
     """The actions in our tools; [] where there is none."""
-    theirs = said.calls or [*map(_read_function, _FUNCTION.findall(said.text))]
+    theirs = said.calls or [*map(_read_function, _FUNCTION.findall(said.text, 0, _end_of(FUNCTION_END, said.text)))]
     if not theirs and said.fenced:
         theirs = [*map(command_of, _FENCED.findall(said.text))]
     calls = [translate(call) for call in theirs if call.name]
@@ -60,7 +62,12 @@ def actions_of(said: Said) -> list[ToolCall]:
 
 def has_functions(text: str) -> bool:
     """Whether a text holds an action as <function=...>."""
-    return _FUNCTION.search(text) is not None
+    return _FUNCTION.search(text, 0, _end_of(FUNCTION_END, text)) is not None
+
+
+def _end_of(mark: str, text: str) -> int:
+    """After the last such mark: each beginning behind it would be followed to the end of the text."""
+    return text.rfind(mark) + len(mark) if mark in text else 0
 
 
 def read_arguments(name: str, text: str) -> ToolCall:
@@ -120,7 +127,8 @@ def _words(rest: str) -> dict[str, str]:
 
 def _read_function(found: tuple[str, str]) -> ToolCall:
     name, body = found
-    return ToolCall(name, {key: value.removeprefix("\n").removesuffix("\n") for key, value in _PARAMETER.findall(body)})
+    values = _PARAMETER.findall(body, 0, _end_of(PARAMETER_END, body))
+    return ToolCall(name, {key: value.removeprefix("\n").removesuffix("\n") for key, value in values})
 
 
 def _translate_edit(arguments: dict[str, str]) -> ToolCall:

@@ -35,7 +35,7 @@ CONNECTIVES = frozenset(
 )
 _LINE = re.compile(r"[a-z']+(?: [a-z']+)+")
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
-_CODE = re.compile(r"`[^`\n]*`|\S*[\d_/\\.=<>(){}\[\]]+\w\S*")
+_CODE = re.compile(r"`[^`\n]*`|(?<![^\s`])[^\s`]*[\d_/\\.=<>(){}\[\]]\w[^\s`]*")
 _GAP = r"[\s,]+"
 
 

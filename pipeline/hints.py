@@ -20,7 +20,7 @@ ENDING = re.compile(r"\[(?:exit code (-?\d+).*|stopped after .*)\]")
 TRACEBACK = "Traceback (most recent call last):"
 RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt|Warning)\b.*", re.MULTILINE)
 SYNTAX = re.compile(r"^(?:E\s+)?((?:SyntaxError|IndentationError|TabError): .*)", re.MULTILINE)
-ASSERTED = re.compile(r"(?:^E {2,}(?! *\[ *\d+%\]).*\n?)+", re.MULTILINE)
+ASSERTED = re.compile(r"(?:^E {2,}+(?!\[ *\d+%\]).*\n?)+", re.MULTILINE)
 """The first block of lines in which pytest explains a failure."""
 UNPARSED = "warning: the file does not parse now"
 
@@ -133,7 +133,7 @@ class Secrets:
     """What the gold patch and the hidden tests add to a repository, line by line."""
 
     lines: frozenset[str]
-    """Short ones, whole."""
+    """Short ones, whole, squeezed."""
     windows: frozenset[str]
     """All pieces of WINDOW characters of the longer ones: a hint may hold a part."""
 

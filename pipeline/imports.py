@@ -30,7 +30,7 @@ NOTE = "import.json"
 """Beside the journal: what was read, and how."""
 HOME = "/testbed"
 SUFFIXES = (".parquet", ".jsonl", ".json")
-_UPLOADED = re.compile(r"<uploaded_files>\s*(/\S+)\s*</uploaded_files>")
+_UPLOADED = re.compile(r"<uploaded_files>\s*(/[^\s<]+)\s*</uploaded_files>")
 _RUN_NUMBER = re.compile(r"_\d+$")
 
 
@@ -249,7 +249,8 @@ def _pair(messages: Sequence[Mapping[str, Any]], home: str, where: str) -> Itera
 def _calls_of(message: Mapping[str, Any], home: str, where: str) -> tuple[ToolCall, ...]:
     """The tool calls beside a message; their arguments are JSON in a string, or an object."""
     found = message.get("tool_calls") or ()
-    functions = [_inner(one.get("function")) if isinstance(one, dict) else {} for one in found]
+    listed = found if isinstance(found, list | tuple) else [found]
+    functions = [_inner(one.get("function")) if isinstance(one, dict) else {} for one in listed]
     if not all(isinstance(one.get("name"), str) for one in functions):
         raise ValueError(f"{where}: a tool call without a function's name")
     texts = [one["arguments"] if isinstance(one.get("arguments"), str) else json.dumps(one.get("arguments") or {}) for one in functions]

@@ -20,7 +20,7 @@ HASH = rf"""set -o pipefail
 NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 """A .pyc of ours could outlive an edit of the same size within a second, and the agent would run the old code."""
 NOT_READ = "unreadable after"
-COUNT = re.compile(r"(\d+) (passed|failed|errors?)\b")
+COUNT = re.compile(r"(?<!\d)(\d+) (passed|failed|errors?)\b")
 
 
 @dataclass(frozen=True, slots=True)

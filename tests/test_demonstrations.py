@@ -468,6 +468,15 @@ def test_half_a_surrogate_pair_is_no_text_that_a_tokenizer_refuses(tmp_path: Pat
     assert call == ToolCall("bash", {"command": "echo ?"})
 
 
+@pytest.mark.parametrize("calls", [7, True, "bash", {"function": "bash"}, [{"function": {"name": 5}}], [["bash"]]])
+def test_tool_calls_that_are_none_are_told_with_their_row(tmp_path: Path, calls: Any) -> None:
+    bad = {"role": "assistant", "content": "", "tool_calls": calls}
+    (tmp_path / "rows.json").write_text(json.dumps([openhands(messages=[*START, bad])]))
+    with pytest.raises(ValueError, match="a tool call without a function's name"):
+        import_trajectories([str(tmp_path / "rows.json")], SUITE, tmp_path / "run", Reading())
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("arguments", ["{", "[1]", "[" * 100_000])
 def test_arguments_that_cannot_be_read_cost_their_trajectory_and_not_the_others(tmp_path: Path, arguments: str) -> None:
     bad = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "bash", "arguments": arguments}}]}
