@@ -47,7 +47,7 @@ def train(arguments: argparse.Namespace) -> int:
     if config.srl is not None:
         print(f"the expert's steps: greengrad show {run / 'srl'} and {run}/srl/report.html; their model: {run}/srl/model")
     if config.simulator is not None:
-        print(f"the user's model: {run}/model, for `vllm serve` and user.server")
+        print(f"the user's model, for user.server.path: {run}/model")
     print(f"done; greengrad show {run} and {run}/report.html show it")
     return 0
 
