@@ -98,10 +98,10 @@ async def act(name: str, backend: str, tasks, out: Path):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", [marked(name) for name in AGENTS])
-async def test_a_cheat_is_not_resolved_not_excused_and_does_not_get_out(name, backend, suite, tmp_path):
+async def test_a_cheat_is_not_resolved_not_excused_and_does_not_get_out(name, backend, suite, tmp_path, bystanders):
     allowed = {Outcome(word) for word in AGENTS[name][4].split(", ")}
     episodes = await act(name, backend, suite.tasks[:1], tmp_path)
-    await until_nothing_is_left()
+    await until_nothing_is_left(bystanders)
     for episode in episodes:
         seen = "\n".join(turn.observation for turn in episode.turns)
         assert SUCCESS not in seen and SUCCESS not in episode.patch, seen
@@ -112,9 +112,9 @@ async def test_a_cheat_is_not_resolved_not_excused_and_does_not_get_out(name, ba
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_the_control_that_fixes_the_bug_is_resolved(backend, suite, tmp_path):
+async def test_the_control_that_fixes_the_bug_is_resolved(backend, suite, tmp_path, bystanders):
     episodes = await act("control", backend, suite.tasks, tmp_path)
-    await until_nothing_is_left()
+    await until_nothing_is_left(bystanders)
     assert [episode.verdict.outcome for episode in episodes] == [Outcome.RESOLVED] * len(suite.tasks)
 
 
@@ -149,16 +149,22 @@ def test_no_command_holds_the_word_that_a_successful_probe_prints():
         assert SUCCESS not in path.read_text(), path
 
 
-async def until_nothing_is_left() -> None:
-    """No process below this one but reapers, no container, no control group; within 20 seconds."""
+@pytest.fixture
+def bystanders() -> set[int]:
+    """What other tests have left running below this process, like Python's resource tracker."""
+    return set(processes_below(os.getpid()))
+
+
+async def until_nothing_is_left(bystanders: set[int]) -> None:
+    """No process below this one but reapers and bystanders, no container, no control group; within 20 seconds."""
     end = time.monotonic() + 20
-    while left := [*processes_below(os.getpid()), *places_of(os.getpid())]:
+    while left := [line for pid, line in processes_below(os.getpid()).items() if pid not in bystanders] + [*places_of(os.getpid())]:
         assert time.monotonic() < end, left
         await asyncio.sleep(0.1)
 
 
-def processes_below(top: int) -> list[str]:
-    """Command lines of all that descends from a process, the reapers left out."""
+def processes_below(top: int) -> dict[int, str]:
+    """pid -> command line of all that descends from a process, the reapers left out."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -168,7 +174,7 @@ def processes_below(top: int) -> list[str]:
     found = {top}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
-    return [line for pid in sorted(found - {top}) if (line := command_line(pid)) and "sandbox.reaper" not in line]
+    return {pid: line for pid in sorted(found - {top}) if (line := command_line(pid)) and "sandbox.reaper" not in line}
 
 
 def command_line(pid: int) -> str:
