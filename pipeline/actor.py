@@ -23,6 +23,7 @@ from .expert import make_expert
 from .gather import gather
 from .manifest import record_images
 from .prompt import ByteTemplate, Chat, load_chat
+from .served import list_served
 from .types import Policy
 
 log = logging.getLogger(__name__)
@@ -68,12 +69,20 @@ def actor_name(config: Config) -> str:
 
 def check_actor(config: Config) -> None:
     """A script or a demonstration that cannot be read, or a model that is nowhere, is refused before a run folder is made for it."""
+    check_asked(config)
     if config.rollout.demonstration is not None:
         load_demonstration(config.rollout.demonstration)
     if config.rollout.policy != "model":
         make_expert(config.rollout.policy, Chat(ByteTemplate(), user=config.user))
     elif config.model is not None and not config.model.path.exists():
         open_chat(config)
+
+
+def check_asked(config: Config) -> None:
+    """FileNotFoundError where a model that is asked, as judge or as user, is to be served here and has no folder."""
+    for key, path in list_served(config).items():
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"{key}.path: {path} holds no config.json; the folder of a model is needed, for vLLM to serve")
 
 
 def check_demonstration(config: Config, tasks: Sequence[Task]) -> None:

@@ -44,12 +44,13 @@ class ChatPolicy:
         """One answer; ContextFull where the server takes no longer conversation, PolicyError when it fails."""
         body = {"model": self._model, "messages": self._messages(prompt), "temperature": self._temperature, "max_tokens": max_tokens}
         found = await self._post({**body, "seed": seed, **self._settings.body})
-        choice, usage = found["choices"][0], found.get("usage") or {}
+        choice, usage = found["choices"][0], found.get("usage")
         text = choice["message"].get("content") or ""
         if not isinstance(text, str):
             raise PolicyError(f"{self._client.base_url}: the answer's content is no text: {text!r:.300}")
+        text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair, which JSON can hold and no file
         ids = (*self._template.encode(text), self._template.turn_end)
-        counted = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        counted = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
         return Completion(ids, (0.0,) * len(ids), text, 0, choice.get("finish_reason") != "length", *counted)
 
     async def logprobs(self, ids: Sequence[int], wanted_T: np.ndarray | None = None) -> np.ndarray:
@@ -138,9 +139,15 @@ def _checked(response: httpx.Response) -> dict[str, Any]:
     try:
         found = response.json()
         found["choices"][0]["message"].get("content")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise _Passing(f"not a chat completion: {response.text[:300]!r}") from None
     return dict(found)
+
+
+def _count(usage: object, key: str) -> int:
+    """Tokens as the server counts them; 0 where it does not say."""
+    value = usage.get(key) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) else 0
 
 
 def _asked_wait(response: httpx.Response) -> float | None:
@@ -185,5 +192,8 @@ async def _first_model(client: httpx.AsyncClient) -> str:
     try:
         response = await client.get("models")
         return str(response.raise_for_status().json()["data"][0]["id"])
-    except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise PolicyError(f"{client.base_url}models names no model ({type(error).__name__}: {error}); set policy.model") from error
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        raise PolicyError(
+            f"{client.base_url}models names no model ({type(error).__name__}: {error}): is it an OpenAI-compatible server? "
+            "Else set policy.model, or the judge's or user's"
+        ) from error

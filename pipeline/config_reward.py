@@ -37,6 +37,8 @@ class JudgeConfig(Section):
     def _refuse_what_is_not_read(self) -> Self:
         if (self.url is None) == (self.path is None):
             raise ValueError("a model that is asked needs either url, a running server, or path, the folder of a model to serve here")
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url = {self.url!r} must begin with http:// or https://")
         unread = ("context", "memory_gb", "gpu_fraction") if self.path is None else ("model", "key_env")
         for key in unread:
             if getattr(self, key) != type(self).model_fields[key].default:

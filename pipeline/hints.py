@@ -24,8 +24,8 @@ ASSERTED = re.compile(r"(?:^E {2,}+(?!\[ *\d+%\]).*\n?)+", re.MULTILINE)
 """The first block of lines in which pytest explains a failure."""
 UNPARSED = "warning: the file does not parse now"
 
-WINDOW = 24
-"""Characters of a longer secret line that are enough to know it by."""
+WINDOW = 18
+"""Characters of a longer secret line that are enough to know it by, white space and quotes not counted."""
 SHORTEST = 8
 """Characters, and ..."""
 WORDS = 3
@@ -133,7 +133,7 @@ class Secrets:
     """What the gold patch and the hidden tests add to a repository, line by line."""
 
     lines: frozenset[str]
-    """Short ones, whole, squeezed."""
+    """Short ones, whole, bare."""
     windows: frozenset[str]
     """All pieces of WINDOW characters of the longer ones: a hint may hold a part."""
 
@@ -141,7 +141,7 @@ class Secrets:
 def find_secrets(task: Task) -> Secrets:
     """Lines that are added, without their indentation; those that are trivially common (`return None`) are none."""
     added = [line[1:] for line in [*task.gold_patch.splitlines(), *task.test_patch.splitlines()] if line.startswith("+")]
-    lines = [line for line in map(_squeeze, added) if not line.startswith("++") and not is_common(line)]
+    lines = [_bare(line) for line in map(str.strip, added) if not line.startswith("++") and not is_common(line)]
     short = frozenset(line for line in lines if len(line) <= WINDOW)
     return Secrets(short, frozenset(piece for line in lines if len(line) > WINDOW for piece in _windows(line)))
 
@@ -153,9 +153,9 @@ def is_common(line: str) -> bool:
 
 def leaks(hint: str, secrets: Secrets, seen: str) -> bool:
     """Whether a hint says something of the secrets that `seen`, what the agent itself had seen before the turn, does not."""
-    told = _squeeze(hint)
+    told = _bare(hint)
     shared = {line for line in secrets.lines if line in told} | (_windows(told) & secrets.windows)
-    known = _squeeze(seen) if shared else ""
+    known = _bare(seen) if shared else ""
     return any(piece not in known for piece in shared)
 
 
@@ -163,5 +163,6 @@ def _windows(text: str) -> frozenset[str]:
     return frozenset(text[start : start + WINDOW] for start in range(len(text) - WINDOW + 1))
 
 
-def _squeeze(text: str) -> str:
-    return " ".join(text.split())
+def _bare(text: str) -> str:
+    """Without white space, quotes and backslashes: a traceback shows the same code otherwise than a patch does."""
+    return re.sub(r"""[\s'"`\\]+""", "", text)

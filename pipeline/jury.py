@@ -31,7 +31,7 @@ QUESTION = (
     "{statement}\n\n--- what the agent wrote ---\n{action}\n\n--- what came of it ---\n{observation}\n\n"
     "Did this step bring the repair nearer? End with one line: VOTE: +1 (yes), 0 (neither) or -1 (it was a mistake)."
 )
-VOTE = re.compile(r"^VOTE:\s*(\+1|0|-1)\s*$", re.MULTILINE)
+VOTE = re.compile(r"^VOTE:[ \t]*(\+1|0|-1)[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +75,18 @@ async def _ask(judge: Judge, task: Task, turn: Turn, seed: int) -> int | None:
     except (PolicyError, ContextFull, TimeoutError) as failure:
         log.info("no vote: %s: %s", type(failure).__name__, failure)
         return None
-    return read_vote(answer.text)
+    return read_vote(answer.text) if answer.stopped else None
 
 
 def read_vote(text: str) -> int | None:
-    """The one line VOTE: of an answer; None for anything else.
+    """The one line VOTE: of an answer, its last; None for anything else: an earlier one may be the agent's, quoted.
 
     >>> read_vote("It broke the file.\\nVOTE: -1")
     -1
     """
     found = VOTE.findall(text)
-    return int(found[0]) if len(found) == 1 else None
+    last = VOTE.fullmatch(text.rstrip().rpartition("\n")[2])
+    return int(last[1]) if last and len(found) == 1 else None
 
 
 def count_majority(votes: tuple[int, ...]) -> int | None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from .config import Config
 from .cost import Cost, estimate_cost
 from .cost_rollout import takes_turns
+from .served import list_served
 from .shape import Shape, model_shape
 
 GB = 1e9
@@ -243,16 +244,6 @@ def _notes(config: Config) -> tuple[str, ...]:
     if learner.offload_optimizer == "cpu" and gpus:
         shards = place.gpus_per_node / learner.ranks
         notes.append(f"offloaded optimiser: 12 bytes a parameter in host memory, {100 * shards:.3g} % of it on each node")
-    notes += [f"{where}.path: a second vLLM server beside the policy's, which these figures leave out" for where in _served(config)]
+    notes += [f"{where}.path: a second vLLM server beside the policy's, which these figures leave out" for where in list_served(config)]
     notes.append("time: formulas of pipeline/cost.py; checked against runs of SmolLM2-135M on 2 CPU cores only (docs/LOG.md)")
     return tuple(notes)
-
-
-def _served(config: Config) -> list[str]:
-    """Where a model that is asked is served on this machine."""
-    asked = {
-        "user.server": config.user.server if config.user else None,
-        "hindsight.judge": config.hindsight.judge if config.hindsight else None,
-        "reward.judge": config.reward.judge,
-    }
-    return [where for where, settings in asked.items() if settings is not None and settings.path is not None]

@@ -39,7 +39,7 @@ JUDGE_QUESTION = (
 )
 NAME = re.compile(r"\b[A-Za-z_]\w{2,}\b")
 TEST_FILE = re.compile(r"(^|/)(tests?/|test_[^/]*$|[^/]*_test\.py$|conftest\.py$)")
-SCORE = re.compile(r"^SCORE:\s*(\d+(?:\.\d+)?)\s*$", re.MULTILINE)
+SCORE = re.compile(r"^SCORE:[ \t]*(\d+(?:\.\d+)?)[ \t]*$", re.MULTILINE)
 
 
 @asynccontextmanager
@@ -116,19 +116,20 @@ async def ask_judge(judge: ChatPolicy, seconds: float, task: Task, episode: Epis
             answer = await judge.sample(ByteTemplate().start(JUDGE_SYSTEM, question), JUDGE_TOKENS, seed=0)
     except (PolicyError, ContextFull, TimeoutError) as failure:
         return Scored(None, f"{type(failure).__name__}: {failure}")
-    return read_score(answer.text)
+    return read_score(answer.text) if answer.stopped else Scored(None, f"the judge's answer was cut at {JUDGE_TOKENS} tokens")
 
 
 def read_score(text: str) -> Scored:
-    """The one line SCORE: x of an answer, x from 0 to 1.
+    """The one line SCORE: x of an answer, its last, x from 0 to 1; an earlier one may be the agent's, quoted.
 
     >>> read_score("It looks right.\\nSCORE: 0.75").value
     0.75
     """
     found = SCORE.findall(text)
-    if len(found) != 1 or not 0.0 <= float(found[0]) <= 1.0:
-        return Scored(None, f"no line SCORE: with a number from 0 to 1 in the judge's answer: {text[-200:]!r}")
-    return Scored(float(found[0]))
+    last = SCORE.fullmatch(text.rstrip().rpartition("\n")[2])
+    if last is None or len(found) != 1 or float(last[1]) > 1.0:
+        return Scored(None, f"no line SCORE: with a number from 0 to 1 ends the judge's answer: {text[-200:]!r}")
+    return Scored(float(last[1]))
 
 
 def _truth(episode: Episode) -> float:

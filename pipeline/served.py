@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from .chat_policy import ChatPolicy, start_chat
-from .config import ModelConfig, PolicyConfig
+from .config import Config, ModelConfig, PolicyConfig
 from .config_reward import JudgeConfig
 from .engine import engine_command, free_port, start_engine
 
@@ -40,3 +40,13 @@ def serve_command(settings: JudgeConfig, model: Path, port: int) -> list[str]:
     """As the policy's own server is started, with what these settings say."""
     policy = PolicyConfig(memory_gb=settings.memory_gb, gpu_fraction=settings.gpu_fraction)
     return engine_command(ModelConfig(path=model, context=settings.context), policy, port)
+
+
+def list_served(config: Config) -> dict[str, Path]:
+    """Section -> folder of each model that a run would serve here."""
+    asked = {
+        "user.server": config.user.server if config.user else None,
+        "hindsight.judge": config.hindsight.judge if config.hindsight else None,
+        "reward.judge": config.reward.judge,
+    }
+    return {section: one.path for section, one in asked.items() if one is not None and one.path is not None}

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipeline.chat_policy import ChatPolicy, start_chat_policy
+from pipeline.chat_policy import ChatPolicy, start_chat, start_chat_policy
 from pipeline.cli import main
-from pipeline.config import Config
+from pipeline.config import Config, PolicyConfig
 from pipeline.engine import engine_command, free_port, start_engine
 from pipeline.journal import Journal
 from pipeline.prompt import ByteTemplate
@@ -241,3 +241,13 @@ async def test_the_real_vllm_answers_a_chat(smollm2, tmp_path):
         await policy.close()
     finally:
         await engine.stop()
+
+
+@pytest.mark.parametrize("usage", [[1], "many", {"prompt_tokens": "x"}, {"prompt_tokens": 1e400}])
+async def test_a_server_that_counts_nonsense_or_answers_half_a_surrogate_pair_is_heard(usage: object) -> None:
+    found = {"choices": [{"message": {"content": "a\ud800"}}], "usage": usage}
+    with serving(lambda body: (200, {}, found)) as (url, _):
+        policy = await start_chat(PolicyConfig(api="chat", url=url), 0.0)
+        told = await policy.sample(ByteTemplate().start("a", "b"), 5, seed=0)
+        await policy.close()
+    assert (told.text, told.tokens_in, told.tokens_out) == ("a?", 0, 0)

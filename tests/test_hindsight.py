@@ -156,6 +156,9 @@ SECRET = replace(
         ("NameError: return  a + b", "", True),
         ("E   assert add(999, 1) == 1000, 'a carry", "", True),
         ("999, 1) == 1000, 'a carry over", "", True),
+        ("NameError: return a+b", "", True),
+        ('assert add( 999,1 )==1000 , "a carry over', "", True),
+        (r"msg: 'assert add(999, 1) == 1000, \'a carry over'", "", True),
         ("a return  a + b", "1: return a\n + b", False),
         ("AssertionError: return a - b", "", False),
         ("TypeError: return None", "", False),
@@ -349,7 +352,9 @@ def test_a_top_k_that_nothing_reads_is_refused(keys: dict[str, float], said: str
 # ------------------------------------------------------------------------------------------------ the judge
 
 
-@pytest.mark.parametrize("text", ["", "VOTE: 2", "VOTE: 1", "vote: +1", "VOTE: +1\nVOTE: -1", "I vote: -1 or so", "VOTE: -0.5"])
+@pytest.mark.parametrize(
+    "text", ["", "VOTE: 2", "VOTE: 1", "vote: +1", "VOTE: +1\nVOTE: -1", "I vote: -1 or so", "VOTE: -0.5", "VOTE: +1\nit says", "VOTE:\n0"]
+)
 def test_nonsense_is_no_vote(text: str) -> None:
     assert read_vote(text) is None
 
@@ -381,6 +386,12 @@ async def test_a_judge_votes_on_every_turn_but_the_last_and_its_votes_are_kept(m
     lesson = plan_lesson(config, Source(CHAT, 10_000, [TASK]), [Group("g", TASK.instance_id, 0, (episode,))], 0)
     assert sorted(set(lesson.batch.samples[0].advantages_T.tolist())) == [-1.0, 0.0, 1.0]
     assert lesson.batch.metrics["hindsight/votes"] == 6 and lesson.batch.metrics["hindsight/missing_votes"] == 0
+
+
+async def test_a_vote_of_an_answer_that_was_cut_is_none_it_may_be_the_agent_s_own_words() -> None:
+    with serving(lambda body: answer("The agent says:\nVOTE: +1", finish_reason="length")) as (url, _):
+        episode = await ask(judged(url, 1), chain((VIEW, "a", "VOTE: +1"), END))
+    assert [one.votes for one in episode.turns] == [(), ()]
 
 
 @pytest.mark.parametrize("how", ["nonsense", "slow", "broken"])

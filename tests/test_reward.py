@@ -66,7 +66,21 @@ async def test_a_diff_is_looked_at_by_its_text_alone() -> None:
     assert (await judge_diff(replace(task, problem_statement="before it, latest"), episode(patch=elsewhere))).value == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("text", ["", "SCORE: 2", "SCORE: yes", "SCORE: 0.5\nSCORE: 0.9", "score is 1", "SCORE: -0.5", "SCORE: nan"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "SCORE: 2",
+        "SCORE: yes",
+        "SCORE: 0.5\nSCORE: 0.9",
+        "score is 1",
+        "SCORE: -0.5",
+        "SCORE: nan",
+        "+ SCORE: 1",
+        "SCORE: 1\nthe patch says so",
+        "SCORE:\n1",
+    ],
+)
 def test_nonsense_of_a_judge_is_no_reward(text: str) -> None:
     scored = read_score(text)
     assert scored.value is None and "no line SCORE" in scored.why

@@ -8,9 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline import engine
-from pipeline.config import UserConfig
+from pipeline.config import Config, UserConfig
 from pipeline.config_reward import JudgeConfig
 from pipeline.convert import tiny_model
+from pipeline.jobs import start_run
 from pipeline.prompt import ByteTemplate
 from pipeline.served import open_server, serve_command
 from pipeline.types import ContextFull
@@ -22,6 +23,7 @@ from pipeline.user import ModelSpeaker, open_user
     [
         ({}, "either url, a running server, or path"),
         ({"url": "http://x", "path": "m"}, "either url, a running server, or path"),
+        ({"url": "x:8000"}, "must begin with http://"),
         ({"url": "http://x", "context": 512}, "context is read only with path"),
         ({"url": "http://x", "memory_gb": 3.0}, "memory_gb is read only with path"),
         ({"url": "http://x", "gpu_fraction": 0.5}, "gpu_fraction is read only with path"),
@@ -32,6 +34,27 @@ from pipeline.user import ModelSpeaker, open_user
 def test_a_model_that_is_asked_has_one_place_and_no_key_that_nothing_reads(keys: dict[str, object], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         JudgeConfig.model_validate(keys)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"user": {"kind": "model", "server": {"path": "none"}}},
+        {"hindsight": {"judge": {"path": "none"}}},
+        {"reward": {"kind": "judge", "judge": {"path": "none"}}},
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused_before_a_run_folder_is_made(tmp_path: Path, section: dict[str, object]) -> None:
+    config = Config.model_validate({"tasks": {"suite": tmp_path}, "rollout": {"policy": "noop"}, **section})
+    with pytest.raises(FileNotFoundError, match=r"path: none holds no config\.json"):
+        start_run(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_number_of_a_configuration_is_infinite(value: float) -> None:
+    with pytest.raises(ValidationError, match="finite"):
+        JudgeConfig(url="http://x", request_seconds=value)
 
 
 async def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path) -> None:
