@@ -27,12 +27,13 @@ from pipeline.journal import Journal
 from pipeline.prompt import ByteTemplate, Chat, load_chat
 from pipeline.rig import Slot, remote_rig
 from pipeline.rollout import run_episode
+from pipeline.stages.prompts import Prompts
 from pipeline.stages.simulator import (
     Question,
-    Questions,
     asked_in,
     fit,
     load_questions,
+    make_prompt,
     make_questions,
     read_completion,
     recorded_user,
@@ -440,7 +441,9 @@ def asked_once() -> dict[str, Question]:
 
 
 def make_simulator_world(questions: dict[str, Question], texts: tuple[str, ...] = TEXTS) -> World:
-    rig = remote_rig(CHAT, make_stage(1).rollout, 100_000, Questions(questions))
+    stage = make_stage(1)
+    prompts = Prompts({name: make_prompt(one, stage.rollout.observation_chars) for name, one in questions.items()})
+    rig = remote_rig(CHAT, stage.rollout, 100_000, prompts)
     return World(SoftmaxPolicy(CHAT, texts), SoftmaxLearner(CHAT, texts), rig, [one.task for one in questions.values()])
 
 

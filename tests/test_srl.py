@@ -21,8 +21,9 @@ from pipeline.journal import Journal
 from pipeline.prompt import Chat
 from pipeline.rig import Slot, remote_rig
 from pipeline.similarity import LONGEST, reward_action, similarity
+from pipeline.stages.prompts import Prompts
 from pipeline.stages.rft import choose_demonstrations
-from pipeline.stages.srl import Steps, fit, make_steps, srl_config
+from pipeline.stages.srl import fit, make_prompt, make_steps, srl_config
 from pipeline.train import World, train
 from pipeline.types import Completion, Episode, Group, PolicyError, Scored, Stop, ToolCall, Turn
 from tasks import Outcome, Verdict, toy_suite
@@ -199,7 +200,7 @@ def make_srl_world(policy: SoftmaxPolicy | None = None, texts: tuple[str, ...] =
         for step in make_steps(CHAT, make_task(number), expert(number, (RIGHT, RIGHT, SUBMIT)).turns, 2, f"toy-{number}")
     ]
     stage = make_stage()
-    rig = remote_rig(CHAT, stage.rollout, 100_000, Steps({step.task.instance_id: step for step in steps}))
+    rig = remote_rig(CHAT, stage.rollout, 100_000, Prompts({step.task.instance_id: make_prompt(CHAT, step) for step in steps}))
     return World(policy or SoftmaxPolicy(CHAT, texts), SoftmaxLearner(CHAT, texts), rig, [step.task for step in steps])
 
 

@@ -5,7 +5,7 @@ Knows neither what a prompt says nor how an answer is scored. An answer is an ep
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from tasks import Outcome, Task, Verdict
 from ..config import Config
 from ..learner import DeepSpeedLearner, check_setup
 from ..prompt import Chat
-from ..rig import Elsewhere, Rig, Slot, derive_seed, remote_rig
+from ..rig import Rig, Slot, derive_seed, remote_rig
 from ..rollout import retry
 from ..train import World, find_checkpoint
 from ..types import Completion, ContextFull, Episode, Policy, PolicyError, Scored, Stop, Turn
@@ -58,13 +58,25 @@ async def ask(policy: Policy, prompt: Prompt, rig: Rig, slot: Slot) -> tuple[Com
     return completion, time.monotonic() - started
 
 
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Who plays the episodes (rig.Elsewhere): the policy answers its prompt once; there is no machine."""
+
+    of_name: Mapping[str, Prompt]
+
+    async def __call__(self, policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:
+        """An episode of one turn."""
+        return await answer_once(policy, self.of_name[task.instance_id], rig, slot)
+
+
 @asynccontextmanager
-async def open_prompts(config: Config, run: Path, chat: Chat, play: Elsewhere, tasks: Sequence[Task]) -> AsyncIterator[World]:
+async def open_prompts(config: Config, run: Path, chat: Chat, prompts: Sequence[Prompt]) -> AsyncIterator[World]:
     """What such a stage acts on: an engine, a learner and prompts."""
     setup = setup_learner(config, run)
     check_setup(setup)
+    play = Prompts({one.task.instance_id: one for one in prompts})
     rig = remote_rig(chat, config.rollout, config.model.context if config.model else 0, play)
-    async with open_parts(config, run, setup, rig, tasks) as world:
+    async with open_parts(config, run, setup, rig, [one.task for one in prompts]) as world:
         yield world
 
 

@@ -15,7 +15,7 @@ Left out of the paper: reasoning before the answer; new dialogues between a trai
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,11 +38,10 @@ from ..goal import Goal, Heard
 from ..journal import Journal
 from ..prompt import Chat
 from ..recover import train_through
-from ..rig import Rig, Slot
 from ..train import World
-from ..types import Completion, Episode, Policy, Sample, Scored, Stop, ToolCall, Turn
+from ..types import Completion, Episode, Sample, Scored, Stop, ToolCall, Turn
 from ..user import ANSWER_TOKENS, Cue, judge_answer, make_answer, make_cue, take_words, write_prompt
-from .prompts import Prompt, answer_once, export_exactly, open_prompts
+from .prompts import Prompt, export_exactly, open_prompts
 from .rft import tune
 
 log = logging.getLogger(__name__)
@@ -196,17 +195,9 @@ def load_samples(config: Config, simulator: SimulatorConfig, questions: Sequence
 # --- answers and their reward --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """Who plays the episodes: the policy answers once, as the user, and the answer is scored; there is no machine."""
-
-    of_name: Mapping[str, Question]
-
-    async def __call__(self, policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:
-        """An episode of one turn."""
-        question = self.of_name[task.instance_id]
-        read = partial(read_completion, question, rig.rollout.observation_chars)
-        return await answer_once(policy, Prompt(question.task, question.prompt, read), rig, slot)
+def make_prompt(question: Question, chars: int) -> Prompt:
+    """What the policy is asked, and how its answer, of which the agent would see so many characters, is read."""
+    return Prompt(question.task, question.prompt, partial(read_completion, question, chars))
 
 
 def read_completion(question: Question, chars: int, completion: Completion) -> tuple[Turn, Scored]:
@@ -241,7 +232,8 @@ async def open_questions(config: Config, simulator: SimulatorConfig, run: Path) 
     """An engine, a learner and questions."""
     chat = open_chat(config)
     questions = load_questions(config, simulator, chat)
-    async with open_prompts(config, run, chat, Questions(questions), [one.task for one in questions.values()]) as world:
+    prompts = [make_prompt(one, config.rollout.observation_chars) for one in questions.values()]
+    async with open_prompts(config, run, chat, prompts) as world:
         yield world
 
 

@@ -10,7 +10,7 @@ nobody can be asked, so what an expert asked its user is context alone.
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,11 +25,10 @@ from ..journal import Journal
 from ..prefix import retell
 from ..prompt import Chat
 from ..recover import train_through
-from ..rig import Rig, Slot
 from ..similarity import reward_action
 from ..train import World
-from ..types import Completion, Episode, Policy, Scored, ToolCall, Turn
-from .prompts import Prompt, answer_once, export_exactly, open_prompts
+from ..types import Completion, Scored, ToolCall, Turn
+from .prompts import Prompt, export_exactly, open_prompts
 from .rft import choose_demonstrations
 
 log = logging.getLogger(__name__)
@@ -104,16 +103,9 @@ def fit(steps: Sequence[Step], config: Config, source: Path) -> list[Step]:
     return fitting
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """Who plays the episodes: the policy answers once, and the answer is scored; there is no machine."""
-
-    of_name: Mapping[str, Step]
-
-    async def __call__(self, policy: Policy, task: Task, rig: Rig, slot: Slot) -> Episode:
-        """An episode of one turn."""
-        step = self.of_name[task.instance_id]
-        return await answer_once(policy, Prompt(step.task, step.prompt, partial(read_answer, rig.chat, step)), rig, slot)
+def make_prompt(chat: Chat, step: Step) -> Prompt:
+    """What the policy is asked, and how its answer is read."""
+    return Prompt(step.task, step.prompt, partial(read_answer, chat, step))
 
 
 def read_answer(chat: Chat, step: Step, completion: Completion) -> tuple[Turn, Scored]:
@@ -130,7 +122,7 @@ async def open_steps(config: Config, srl: SrlConfig, run: Path) -> AsyncIterator
     """What the stage acts on: an engine, a learner and prompts."""
     chat = open_chat(config)
     steps = load_steps(config, srl, chat)
-    async with open_prompts(config, run, chat, Steps(steps), [step.task for step in steps.values()]) as world:
+    async with open_prompts(config, run, chat, [make_prompt(chat, step) for step in steps.values()]) as world:
         yield world
 
 
